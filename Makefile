@@ -1,0 +1,58 @@
+# Needs Python 3.11 to 3.13, git and make. `make help` lists what there is.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+.PHONY: help
+help: ## this list
+	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+
+# uv installs in seconds; where it cannot (an index that only pip is set up for), plain pip takes the same lock file.
+$(STAMP): requirements.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' \
+		|| { echo "Python 3.11, 3.12 or 3.13 is needed; try: make $(MAKECMDGOALS) PYTHON=python3.11"; exit 1; }
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@echo "installing the locked environment into $(VENV) ..."
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
+	@$(BIN)/uv pip install --quiet --python $(BIN)/python -r requirements.lock \
+		|| $(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.lock
+	@$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps -e . \
+		|| $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -e .
+	@touch $@
+
+.PHONY: setup
+setup: $(STAMP) ## the virtual environment, from the lock file
+
+.PHONY: check
+check: setup ## ruff, strict types, the floors of the house, docs up to date
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-cache
+	$(BIN)/python docs/build.py --check
+
+.PHONY: fix
+fix: setup ## formats, mends what ruff can mend, writes generated docs
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+	$(BIN)/python docs/build.py
+
+.PHONY: demo
+demo: setup ## flights: from raw rows to an endpoint that answers
+	@$(BIN)/python examples/flights/demo.py
+
+.PHONY: test
+test: setup ## every test
+	$(BIN)/python -m pytest -n 2 --dist loadfile -q
+
+.PHONY: bench
+bench: setup ## the races against other tools, each in an environment of its own
+	$(BIN)/python -m benchmarks
+
+.PHONY: lock
+lock: ## resolves the lock files anew (needs uv)
+	uv pip compile pyproject.toml --all-extras --universal --generate-hashes --no-emit-index-url \
+		--python-version 3.11 --custom-compile-command "make lock" -q -o requirements-all.lock
+	uv pip compile pyproject.toml --extra dev --universal --generate-hashes --no-emit-index-url --no-annotate \
+		--python-version 3.11 --custom-compile-command "make lock" -q -c requirements-all.lock -o requirements.lock
