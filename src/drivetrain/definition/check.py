@@ -1,0 +1,147 @@
+"""What the definition names, looked for: files, functions, the Feast service, without running any of the user's code."""
+
+from __future__ import annotations
+
+import ast
+import difflib
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+from drivetrain.definition.load import Place, Source, suggestion
+from drivetrain.definition.values import is_function, split_function
+from drivetrain.errors import DefinitionError, Problem
+
+
+def check(project: Path, source: Source) -> None:
+    """Raises `DefinitionError` with everything that the definition names and that is not there."""
+    problems = list(_missing(project, source))
+    if problems:
+        raise DefinitionError(sorted(problems, key=lambda problem: (problem.file, problem.line)))
+
+
+def _missing(project: Path, source: Source) -> Iterator[Problem]:
+    definition = source.definition
+    for place, name in _named(source):
+        if name.startswith("s3://"):
+            continue
+        if is_function(name):
+            yield from _function_problems(project, source, place, name)
+        elif not _exists(project, name):
+            yield source.problem(place, f"{name} does not exist", _near_file(project, name))
+        elif place[-1] == "suite":
+            yield from _suite_problems(project, source, place, name)
+    if definition.features is not None and (project / definition.features.repo).is_dir():
+        yield from _service_problems(project, source, definition.features.repo, definition.features.service)
+    if "local" in definition.targets and definition.targets["local"].platform != "local":
+        yield source.problem(
+            ("targets", "local", "platform"), "the target local is this machine", "give it another name"
+        )
+
+
+def _named(source: Source) -> Iterator[tuple[Place, str]]:
+    definition = source.definition
+    yield ("data", "source"), definition.data.source
+    for name, table in definition.data.tables.items():
+        yield ("data", "tables", name, "source"), table.source
+    if definition.features is not None:
+        yield ("features", "repo"), definition.features.repo
+    if definition.validation is not None:
+        yield ("validate", "suite"), definition.validation.suite
+    yield ("train", "function"), definition.train.function
+    if definition.serving.runner:
+        yield ("serving", "runner"), definition.serving.runner
+    if definition.serving.cog:
+        yield ("serving", "cog"), definition.serving.cog
+
+
+def _exists(project: Path, name: str) -> bool:
+    if any(mark in name for mark in "*?["):
+        return next(iter(project.glob(name)), None) is not None
+    return (project / name).exists()
+
+
+def _near_file(project: Path, name: str) -> str:
+    directory = (project / name).parent
+    names = [path.name for path in directory.iterdir()] if directory.is_dir() else []
+    close = difflib.get_close_matches(Path(name).name, names, n=1)
+    return f"did you mean {Path(name).with_name(close[0])}?" if close else ""
+
+
+def _function_problems(project: Path, source: Source, place: Place, name: str) -> Iterator[Problem]:
+    file, function = split_function(name)
+    path = project / file
+    if not path.is_file():
+        yield source.problem(place, f"{file} does not exist", _near_file(project, file))
+        return
+    try:
+        tree = ast.parse(path.read_bytes())
+    except SyntaxError as error:
+        yield Problem(file, error.lineno or 0, "", f"not Python: {error.msg}")
+        return
+    defined = list(_defined(tree))
+    if function not in defined and "*" not in defined:
+        yield source.problem(
+            place, f"{file} has no {function}", suggestion(function, [n for n in defined if n[0] != "_"])
+        )
+
+
+def _defined(tree: ast.Module) -> Iterator[str]:
+    """Names bound at a module's top level, also below `if` and `try`."""
+    todo: list[ast.stmt] = list(tree.body)
+    while todo:
+        node = todo.pop(0)
+        match node:
+            case ast.FunctionDef() | ast.AsyncFunctionDef() | ast.ClassDef():
+                yield node.name
+            case ast.Assign():
+                yield from (t.id for t in node.targets if isinstance(t, ast.Name))
+            case ast.AnnAssign(target=ast.Name(id=name)):
+                yield name
+            case ast.Import() | ast.ImportFrom():
+                yield from (alias.asname or alias.name for alias in node.names)
+            case ast.If():
+                todo += node.body + node.orelse
+            case ast.Try():
+                todo += node.body + node.orelse + [s for handler in node.handlers for s in handler.body]
+
+
+def _suite_problems(project: Path, source: Source, place: Place, name: str) -> Iterator[Problem]:
+    try:
+        suite = json.loads((project / name).read_bytes())
+    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+        yield Problem(name, getattr(error, "lineno", 0), "", f"not JSON: {error}")
+        return
+    if not isinstance(suite, dict) or not isinstance(suite.get("expectations"), list):
+        yield source.problem(
+            place, f"{name} is no Great Expectations suite", 'it needs {"name": ..., "expectations": [...]}'
+        )
+
+
+def _service_problems(project: Path, source: Source, repo: str, service: str) -> Iterator[Problem]:
+    names: list[str] = []
+    for path in sorted((project / repo).rglob("*.py")):
+        try:
+            tree = ast.parse(path.read_bytes())
+        except SyntaxError as error:
+            yield Problem(str(path.relative_to(project)), error.lineno or 0, "", f"not Python: {error.msg}")
+            return
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Call) and _called(node) == "FeatureService":
+                name = _argument(node, "name")
+                if name is None:
+                    return  # a computed name: only Feast itself can tell, in the stage
+                names.append(name)
+    if service not in names:
+        hint = suggestion(service, names) if names else "there is no FeatureService in the repository"
+        yield source.problem(("features", "service"), f"{repo} has no feature service {service}", hint)
+
+
+def _called(node: ast.Call) -> str:
+    return node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
+
+
+def _argument(node: ast.Call, name: str) -> str | None:
+    values = [keyword.value for keyword in node.keywords if keyword.arg == name] or node.args[:1]
+    value = values[0] if values else None
+    return value.value if isinstance(value, ast.Constant) and isinstance(value.value, str) else None
