@@ -1,0 +1,119 @@
+"""A worker process as its parent sees it: started, listened to, limited, ended."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import time
+from collections.abc import Callable
+from multiprocessing import get_context
+from pathlib import Path
+from typing import IO, Any, cast
+
+from drivetrain.backends.runner import worker
+
+PATIENCE = 5.0
+"""Seconds between asking a worker to end and making it."""
+
+PRELOADED = ("drivetrain.definition.definition", "drivetrain.usercode", "drivetrain.wiring")
+"""Light modules that every stage needs: loaded once by the server, they cost a worker nothing."""
+
+_context = get_context("forkserver")
+
+
+def prepare() -> None:
+    """Names the modules that the fork server loads before its first fork.
+
+    Also fixes the order of Python's sets and hashes in the workers: two runs of one step have to give the same bytes.
+    """
+    os.environ.setdefault("PYTHONHASHSEED", "0")
+    _context.set_forkserver_preload([worker.__name__, *PRELOADED])
+
+
+class Process:
+    """A worker at its job. Its output goes to `log`, each line passed through `clean` first."""
+
+    def __init__(self, job: worker.Job, log: Path, clean: Callable[[str], str]) -> None:
+        self.job = job
+        self.started = time.monotonic()
+        self._clean = clean
+        self._rest = b""
+        log.parent.mkdir(parents=True, exist_ok=True)
+        self._log: IO[str] = log.open("a", encoding="utf-8")
+        self.messages, theirs = _context.Pipe()
+        self.output, their_output = _context.Pipe(duplex=False)
+        self._process = _context.Process(target=worker.main, args=(theirs, their_output, job), name=job.step)
+        self._process.start()
+        theirs.close()
+        their_output.close()
+
+    @property
+    def pid(self) -> int:
+        """The worker's process id, which is also that of its process group."""
+        return cast(int, self._process.pid)
+
+    @property
+    def sentinel(self) -> int:
+        """Becomes readable when the worker has ended."""
+        return self._process.sentinel
+
+    def alive(self) -> bool:
+        """Whether the worker has not ended yet."""
+        return self._process.is_alive()
+
+    def receive(self) -> tuple[Any, ...] | None:
+        """The next message, or None when there is none (or never will be)."""
+        try:
+            return cast("tuple[Any, ...]", self.messages.recv()) if self.messages.poll() else None
+        except (EOFError, OSError):
+            return None
+
+    def drain(self) -> None:
+        """Moves what the worker has printed to its log, without waiting."""
+        while not self.output.closed and self.output.poll():
+            try:
+                chunk = os.read(self.output.fileno(), 65536)
+            except OSError:
+                chunk = b""
+            if not chunk:
+                self.output.close()
+                break
+            *lines, self._rest = (self._rest + chunk).split(b"\n")
+            for line in lines:
+                self._log.write(self._clean(line.decode("utf-8", "replace")) + "\n")
+        self._log.flush()
+
+    def memory(self) -> int:
+        """Resident bytes of the worker and its children; 0 once it has ended."""
+        import psutil
+
+        try:
+            process = psutil.Process(self.pid)
+            return sum(p.memory_info().rss for p in [process, *process.children(recursive=True)])
+        except psutil.Error:
+            return 0
+
+    def end(self, kill: bool = False) -> None:
+        """Ends the worker and its children: asked first, unless `kill`."""
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(self.pid, signal.SIGKILL if kill else signal.SIGTERM)
+        if not kill:
+            self._process.join(PATIENCE)
+            if self._process.is_alive():
+                self.end(kill=True)
+                return
+        self.close()
+
+    def close(self) -> int:
+        """Waits for the worker, empties its output, and returns its exit code (negative: the signal)."""
+        self._process.join()
+        code = self._process.exitcode
+        self.drain()
+        if self._rest:
+            self._log.write(self._clean(self._rest.decode("utf-8", "replace")) + "\n")
+            self._rest = b""
+        self._log.close()
+        self.messages.close()
+        self.output.close()
+        return 0 if code is None else code

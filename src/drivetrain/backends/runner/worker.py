@@ -1,0 +1,108 @@
+"""One step at work in a process of its own, forked from a server that has only light modules loaded.
+
+The parent holds the other ends of two pipes: one carries messages (progress, the result), one the step's output. When the
+parent dies the message pipe closes, and the worker ends at once with all its children.
+"""
+
+from __future__ import annotations
+
+import os
+import resource
+import signal
+import sys
+import threading
+import traceback
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from multiprocessing import resource_tracker
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+from drivetrain.backends.runner.cache import load
+from drivetrain.errors import DrivetrainError, StageError
+from drivetrain.records import encode
+
+_THREADS = (
+    "OMP_NUM_THREADS",
+    "OPENBLAS_NUM_THREADS",
+    "MKL_NUM_THREADS",
+    "NUMEXPR_NUM_THREADS",
+    "VECLIB_MAXIMUM_THREADS",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """What a worker is sent."""
+
+    run_id: str
+    step: str
+    entry: str
+    payload: Mapping[str, Any]
+    inputs: Mapping[str, Any]
+    threads: int
+    work: Path
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerContext:
+    """What an entry function is given beside its payload and its inputs."""
+
+    run_id: str
+    step: str
+    work: Path
+    """An empty directory that is deleted afterwards."""
+    threads: int
+    say: Callable[[str], None]
+
+
+def main(messages: Connection, output: Connection, job: Job) -> None:
+    """The whole life of a worker process; never returns."""
+    os.setsid()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides what Ctrl-C means
+    os.dup2(output.fileno(), 1)
+    os.dup2(output.fileno(), 2)
+    output.close()
+    # What a library leaves behind (semaphores) is then reported into the step's log, not onto the user's screen: a worker
+    # that needs multiprocessing's resource tracker starts one of its own.
+    resource_tracker._resource_tracker._fd = None  # type: ignore[attr-defined]
+    for name in _THREADS:
+        os.environ[name] = str(job.threads)
+    os.environ.pop("PYTHONHASHSEED", None)  # was for this process alone; a server started from here needs random hashes
+    threading.Thread(target=_end_with_parent, args=(messages,), daemon=True).start()
+    message = _carry_out(messages, job)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    usage = resource.getrusage(resource.RUSAGE_SELF)
+    scale = 1 if sys.platform == "darwin" else 1024
+    messages.send((*message, usage.ru_maxrss * scale))
+    # Libraries' exit handlers are slow and noisy, and there is nothing left that they should save.
+    os._exit(0)
+
+
+def _carry_out(messages: Connection, job: Job) -> tuple[str, Any]:
+    def say(text: str) -> None:
+        messages.send(("said", text))
+
+    try:
+        entry = load(job.entry)
+        context = WorkerContext(job.run_id, job.step, job.work, job.threads, say)
+        return "done", encode(entry(context, job.payload, job.inputs))
+    except DrivetrainError as error:
+        if error.__cause__ is not None:
+            traceback.print_exception(error)
+        return "failed", error
+    except MemoryError:
+        traceback.print_exc()
+        return "failed", StageError("ran out of memory", hint="give the machine or the stage more, or take fewer rows")
+    except BaseException as error:  # noqa: BLE001 - the process border: everything must be told to the parent
+        traceback.print_exc()
+        return "failed", StageError(f"{type(error).__name__}: {error}", hint="`drivetrain logs` shows the traceback")
+
+
+def _end_with_parent(messages: Connection) -> None:
+    try:
+        messages.recv()
+    except (EOFError, OSError):
+        os.killpg(0, signal.SIGKILL)

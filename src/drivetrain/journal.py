@@ -1,0 +1,233 @@
+"""What happened: runs, attempts, events, revisions and predictions of one project, in one SQLite database.
+
+Every change is one transaction with `synchronous=FULL`, so that a process killed at any instant leaves a journal that
+tells how far it came. Only the process that holds the project's lock writes runs; anyone may read.
+"""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from drivetrain.errors import SystemFault
+from drivetrain.records import Scalar
+
+_SCHEMA = """
+create table if not exists runs (
+    id text primary key, lifecycle text not null, state text not null, exit_code integer,
+    started real not null, ended real, pid integer not null, facts text not null
+);
+create table if not exists attempts (
+    run_id text not null references runs(id), stage text not null, attempt integer not null, state text not null,
+    key text not null, started real not null, ended real, peak_memory integer not null default 0,
+    outputs text, message text not null default '', hint text not null default '',
+    primary key (run_id, stage, attempt)
+);
+create table if not exists events (
+    run_id text not null, stage text not null, time real not null, text text not null
+);
+create index if not exists events_by_run on events (run_id, stage);
+create table if not exists predictions (
+    id text primary key, revision text not null, run_id text not null, time real not null
+);
+create table if not exists file_digests (
+    path text primary key, size integer not null, mtime_ns integer not null, inode integer not null, digest text not null
+);
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class RunRow:
+    """One run. Times are seconds since 1970, `ended` None while it goes on (or was killed)."""
+
+    id: str
+    lifecycle: str
+    state: str
+    exit_code: int | None
+    started: float
+    ended: float | None
+    pid: int
+    facts: Mapping[str, Scalar]
+
+
+@dataclass(frozen=True, slots=True)
+class AttemptRow:
+    """One attempt at a stage. `outputs` is the encoded record, None unless the state is done, cached or refused."""
+
+    run_id: str
+    stage: str
+    attempt: int
+    state: str
+    key: str
+    started: float
+    ended: float | None
+    peak_memory: int
+    outputs: Mapping[str, Any] | None
+    message: str
+    hint: str
+
+
+class Journal:
+    """The journal in the file `path`, made if it is not there. Raises `SystemFault` if that cannot be."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        with self._translated():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._db = sqlite3.connect(path, timeout=30, isolation_level=None)
+            self._db.execute("pragma journal_mode=wal")
+            self._db.execute("pragma synchronous=full")
+            if self._db.execute("pragma user_version").fetchone()[0] == 0:
+                self._db.executescript(_SCHEMA)
+                self._db.execute("pragma user_version=1")
+
+    def close(self) -> None:
+        """Ends the connection; a second call does nothing."""
+        self._db.close()
+
+    @contextmanager
+    def _translated(self) -> Iterator[None]:
+        try:
+            yield
+        except (sqlite3.Error, OSError) as error:
+            text = str(error)
+            hint = "free some space" if "full" in text or "space" in text else "check that the directory can be written"
+            raise SystemFault(f"the journal cannot be written: {text}", where=str(self.path), hint=hint) from error
+
+    def _write(self, statement: str, *values: object) -> None:
+        with self._translated():
+            self._db.execute(statement, values)
+
+    # runs
+
+    def start_run(self, run_id: str, lifecycle: str, facts: Mapping[str, Scalar], pid: int, now: float) -> None:
+        """Opens a run, or opens it again under a new process when it is resumed."""
+        self._write(
+            "insert into runs values (?, ?, 'running', null, ?, null, ?, ?) "
+            "on conflict (id) do update set state = 'running', exit_code = null, ended = null, pid = excluded.pid",
+            run_id, lifecycle, now, pid, json.dumps(facts),
+        )  # fmt: skip
+
+    def end_run(self, run_id: str, state: str, exit_code: int, now: float) -> None:
+        """Closes a run."""
+        self._write("update runs set state = ?, exit_code = ?, ended = ? where id = ?", state, exit_code, now, run_id)
+
+    def run(self, run_id: str) -> RunRow | None:
+        """The run of that id, or of the only one that begins so."""
+        rows = self._runs("where id = ? or id like ? || '%' order by id = ? desc limit 2", run_id, run_id, run_id)
+        exact = [row for row in rows if row.id == run_id]
+        return exact[0] if exact else rows[0] if len(rows) == 1 else None
+
+    def runs(self, limit: int = 1000) -> list[RunRow]:
+        """The newest runs, newest first."""
+        return self._runs("order by started desc, rowid desc limit ?", limit)
+
+    def _runs(self, clause: str, *values: object) -> list[RunRow]:
+        names = ("id", "lifecycle", "state", "exit_code", "started", "ended", "pid", "facts")
+        with self._translated():
+            rows = self._db.execute(f"select {', '.join(names)} from runs {clause}", values).fetchall()
+        found = [dict(zip(names, row, strict=True)) for row in rows]
+        return [RunRow(**{**row, "facts": json.loads(row["facts"])}) for row in found]
+
+    # attempts
+
+    def start_attempt(self, run_id: str, stage: str, key: str, now: float) -> int:
+        """Opens an attempt and returns its number, from 1. One left open by a killed process is closed as `lost`."""
+        with self._translated(), self._transaction():
+            self._db.execute(
+                "update attempts set state = 'lost', ended = ? where run_id = ? and stage = ? and state = 'running'",
+                (now, run_id, stage),
+            )
+            number: int = self._db.execute(
+                "select coalesce(max(attempt), 0) + 1 from attempts where run_id = ? and stage = ?", (run_id, stage)
+            ).fetchone()[0]
+            self._db.execute(
+                "insert into attempts (run_id, stage, attempt, state, key, started) values (?, ?, ?, 'running', ?, ?)",
+                (run_id, stage, number, key, now),
+            )
+        return number
+
+    def end_attempt(
+        self, run_id: str, stage: str, attempt: int, state: str, now: float, *,
+        outputs: Mapping[str, Any] | None = None, peak_memory: int = 0, message: str = "", hint: str = "",
+    ) -> None:  # fmt: skip
+        """Closes an attempt with what came of it."""
+        self._write(
+            "update attempts set state = ?, ended = ?, outputs = ?, peak_memory = ?, message = ?, hint = ? "
+            "where run_id = ? and stage = ? and attempt = ?",
+            state, now, None if outputs is None else json.dumps(outputs, sort_keys=True), peak_memory, message, hint,
+            run_id, stage, attempt,
+        )  # fmt: skip
+
+    def attempts(self, run_id: str) -> list[AttemptRow]:
+        """Every attempt of a run, in the order in which they began."""
+        names = (
+            "run_id", "stage", "attempt", "state", "key", "started", "ended", "peak_memory", "outputs", "message", "hint",
+        )  # fmt: skip
+        with self._translated():
+            rows = self._db.execute(
+                f"select {', '.join(names)} from attempts where run_id = ? order by started, rowid", (run_id,)
+            ).fetchall()
+        found = [dict(zip(names, row, strict=True)) for row in rows]
+        return [AttemptRow(**{**row, "outputs": json.loads(row["outputs"] or "null")}) for row in found]
+
+    def latest(self, run_id: str) -> dict[str, AttemptRow]:
+        """The last attempt at each stage of a run."""
+        return {row.stage: row for row in self.attempts(run_id)}
+
+    # events
+
+    def say(self, run_id: str, stage: str, text: str, now: float) -> None:
+        """Keeps a line of progress."""
+        self._write("insert into events values (?, ?, ?, ?)", run_id, stage, now, text)
+
+    def events(self, run_id: str) -> list[tuple[str, float, str]]:
+        """The lines of a run: stage, time, text."""
+        with self._translated():
+            return self._db.execute(
+                "select stage, time, text from events where run_id = ? order by time, rowid", (run_id,)
+            ).fetchall()
+
+    # predictions
+
+    def keep_prediction(self, prediction_id: str, revision: str, run_id: str, now: float) -> None:
+        """Remembers which revision, made by which run, gave a prediction."""
+        self._write("insert or replace into predictions values (?, ?, ?, ?)", prediction_id, revision, run_id, now)
+
+    def prediction(self, prediction_id: str) -> tuple[str, str, float] | None:
+        """Revision, run and time of a prediction."""
+        with self._translated():
+            row: tuple[str, str, float] | None = self._db.execute(
+                "select revision, run_id, time from predictions where id = ?", (prediction_id,)
+            ).fetchone()
+        return row
+
+    # digests of files, so that a large file is read only when it has changed
+
+    def file_digest(self, path: str, size: int, mtime_ns: int, inode: int) -> str | None:
+        """The digest kept for a file that still has this size, time and inode."""
+        with self._translated():
+            row = self._db.execute(
+                "select digest from file_digests where path = ? and size = ? and mtime_ns = ? and inode = ?",
+                (path, size, mtime_ns, inode),
+            ).fetchone()
+        return row[0] if row else None
+
+    def keep_file_digest(self, path: str, size: int, mtime_ns: int, inode: int, digest: str) -> None:
+        """Keeps a file's digest."""
+        self._write("insert or replace into file_digests values (?, ?, ?, ?, ?)", path, size, mtime_ns, inode, digest)
+
+    @contextmanager
+    def _transaction(self) -> Iterator[None]:
+        self._db.execute("begin immediate")
+        try:
+            yield
+        except BaseException:
+            self._db.execute("rollback")
+            raise
+        self._db.execute("commit")
