@@ -1,0 +1,127 @@
+"""Which revision answers here: the record of a started server, whether its process lives, and what it says of its health.
+
+Only light modules of the standard library: this is asked in every run, also in one that finds everything cached.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from drivetrain.backends.serving import Endpoint
+from drivetrain.records import DeployOutputs
+
+ANSWERING = ("READY", "BUSY")
+"""Cog's words for a server that takes predictions; a busy one takes them when its slot is free again."""
+
+
+@dataclass(frozen=True, slots=True)
+class Server:
+    """A started Cog server, as `serving/NAME.json` records it.
+
+    `started` is the process's start time in the kernel's own form, so that a process which was given the same id
+    later is not mistaken for it; `group` is the process group of the server and its worker. `former` is the revision
+    that was replaced: its bundle is kept for a rollback.
+    """
+
+    name: str
+    revision: str
+    runner: str
+    host: str
+    port: int
+    pid: int = 0
+    group: int = 0
+    started: str = ""
+    former: str | None = None
+
+    @property
+    def address(self) -> str:
+        """Where a client on this machine connects: a server on every address is asked on this machine's own."""
+        return {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(self.host, self.host)
+
+    @property
+    def endpoint(self) -> Endpoint:
+        host = f"[{self.address}]" if ":" in self.address else self.address
+        return Endpoint(self.name, self.revision, f"http://{host}:{self.port}", self.pid)
+
+
+def find(state: Path, name: str) -> Endpoint | None:
+    """The endpoint of that name, if its process lives and it takes predictions. Takes a few milliseconds."""
+    server = read(record_path(state, name))
+    if server is None or not is_alive(server) or health(server).get("status") not in ANSWERING:
+        return None
+    return server.endpoint
+
+
+def still_holds(payload: Mapping[str, str], outputs: DeployOutputs) -> bool:
+    """Whether what a recorded deployment brought up still answers: `payload` has `state` (the project's state
+    directory) and `name` (the lifecycle's)."""
+    endpoint = find(Path(payload["state"]), payload["name"])
+    return endpoint is not None and endpoint.revision == outputs.revision.id
+
+
+def record_path(state: Path, name: str) -> Path:
+    """Where the server of that name is recorded."""
+    return state / "serving" / f"{name}.json"
+
+
+def read(path: Path) -> Server | None:
+    """The server recorded in the file; None if there is no file, or none that can be read as such."""
+    try:
+        return Server(**json.loads(path.read_bytes()))
+    except (FileNotFoundError, ValueError, TypeError):
+        return None
+
+
+def write(path: Path, server: Server) -> None:
+    """Records the server, atomically."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    scratch = path.with_name(f".{path.name}.{os.getpid()}")
+    scratch.write_text(json.dumps(asdict(server), sort_keys=True, indent=1) + "\n")
+    scratch.replace(path)
+
+
+def is_alive(server: Server) -> bool:
+    """Whether the very process that was recorded still runs."""
+    return server.started != "" and start_time(server.pid) == server.started
+
+
+def start_time(pid: int) -> str:
+    """When the process was started, in the kernel's own form; empty if there is no such process, or only its remains."""
+    try:
+        text = Path(f"/proc/{pid}/stat").read_text()
+    except OSError:
+        return "" if Path("/proc/self/stat").exists() else _start_time_without_proc(pid)
+    # The command's name stands in parentheses and may hold anything; state is the first field after it.
+    after = text.rpartition(")")[2].split()
+    return "" if after[0] in "ZX" else after[19]
+
+
+def _start_time_without_proc(pid: int) -> str:
+    import subprocess  # only where there is no /proc: it costs more than all the rest of this module
+
+    answer = subprocess.run(["ps", "-o", "stat=,lstart=", "-p", str(pid)], capture_output=True, text=True, check=False)
+    state, _, started = answer.stdout.strip().partition(" ")
+    return "" if state.startswith("Z") else started.strip()
+
+
+def health(server: Server, timeout: float = 2.0) -> Mapping[str, object]:
+    """What the server says at `/health-check`; empty if it does not answer within `timeout` seconds.
+
+    A socket by hand, since importing an HTTP library takes longer than asking.
+    """
+    request = f"GET /health-check HTTP/1.0\r\nHost: {server.address}\r\n\r\n".encode()
+    answer = b""
+    try:
+        with socket.create_connection((server.address, server.port), timeout) as connection:
+            connection.sendall(request)
+            while piece := connection.recv(65536):
+                answer += piece
+        found = json.loads(answer.partition(b"\r\n\r\n")[2])
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
