@@ -7,6 +7,7 @@ import json
 import os
 import random
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from hypothesis import strategies as st
 from drivetrain.backends.objects import Objects
 from drivetrain.backends.objects.directory import open_directory
 from drivetrain.backends.objects.manifest import Content, Manifest, decode
-from drivetrain.backends.objects.s3 import open_s3
+from drivetrain.backends.objects.s3 import open_s3, versions
 from drivetrain.errors import CorruptArtifact, DataError, SystemFault, UsageError
 from drivetrain.records import Artifact
 
@@ -387,7 +388,7 @@ def open_place(kind, *where):
     if kind == "directory":
         from drivetrain.backends.objects.directory import open_directory
         return open_directory(Path(where[0]))
-    from drivetrain.backends.objects.s3 import open_s3
+    from drivetrain.backends.objects.s3 import open_s3, versions
     return open_s3(*where)
 """
 
@@ -424,3 +425,28 @@ def test_opening_a_directory_loads_no_heavy_library(tmp_path: Path, start_python
     loaded, count = output.rsplit(maxsplit=1)
     assert loaded == "[]"
     assert int(count) < 130
+
+
+def test_the_versions_of_data_on_s3_change_with_their_contents_and_with_nothing_else(
+    s3_server: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", s3_server.key)
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", s3_server.secret)
+    folder = s3_server.root / "objects" / "raw" / "2013"
+    folder.mkdir(parents=True)
+    (folder / "a.csv").write_text("1")
+    (folder / "b.csv").write_text("1")
+
+    def look(source: str) -> dict[str, str]:
+        return versions(source, s3_server.endpoint)
+
+    assert list(look("s3://objects/raw/2013/a.csv")) == ["raw/2013/a.csv"]
+    before = look("s3://objects/raw/*/*.csv")
+    assert sorted(before) == ["raw/2013/a.csv", "raw/2013/b.csv"]
+    assert look("s3://objects/raw/*/*.csv") == before
+    (folder / "b.csv").write_text("2")
+    deadline = time.monotonic() + 10  # the server looks at its directory again after a second
+    while look("s3://objects/raw/*/*.csv") == before:
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    assert look("s3://objects/raw/2013/a.csv")["raw/2013/a.csv"] == before["raw/2013/a.csv"]

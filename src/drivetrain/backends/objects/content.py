@@ -87,6 +87,13 @@ def s3_store(bucket: str, prefix: str, endpoint: str | None, region: str | None)
         )
 
 
+def versions(store: ObjectStore, prefix: str, where: str) -> dict[str, str]:
+    """The keys below `prefix` with what changes when their contents do: ETag and size in bytes. Reads no contents."""
+    with _translated(f"listing {where}"):
+        listed = [entry for batch in obstore.list(store, prefix=prefix or None) for entry in batch]
+    return {entry["path"]: f"{entry['e_tag']} {entry['size']}" for entry in listed}
+
+
 A = TypeVar("A")
 B = TypeVar("B")
 

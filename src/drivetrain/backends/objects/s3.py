@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 from urllib.parse import urlsplit
 
-from drivetrain.backends.objects import Objects
+from drivetrain.backends.objects import Objects, content
 from drivetrain.backends.objects.content import ContentStore, s3_store
 from drivetrain.errors import UsageError
 
@@ -35,6 +36,17 @@ def open_s3(url: str, endpoint: str | None = None, region: str | None = None) ->
     store = s3_store(parts.netloc, prefix, endpoint, region)
     base = f"s3://{parts.netloc}/{prefix}".rstrip("/")
     return ContentStore(store, base, each=_side_by_side)
+
+
+def versions(source: str, endpoint: str | None = None) -> dict[str, str]:
+    """The keys that `source` (`s3://BUCKET/KEY`, globs allowed) may name, with what changes when their contents do.
+
+    A glob gives every key below its last whole directory: asking for too much repeats an ingest, too little would hide a change.
+    """
+    bucket, _, key = source.removeprefix("s3://").partition("/")
+    fixed = re.split(r"[*?\[]", key, maxsplit=1)[0].rpartition("/")[0]
+    found = content.versions(s3_store(bucket, "", endpoint, None), fixed, f"s3://{bucket}/{fixed}")
+    return found if set(key) & set("*?[") else {name: version for name, version in found.items() if name == key}
 
 
 def _side_by_side(act: Callable[[A], B], items: Iterable[A]) -> Iterable[B]:

@@ -1,0 +1,188 @@
+"""`drivetrain run`."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+
+from drivetrain import lifecycle, project, wiring
+from drivetrain.backends.runner import RunResult
+from drivetrain.cli import output, progress
+from drivetrain.engines import graph
+from drivetrain.errors import UsageError
+from drivetrain.journal import RunRow
+from drivetrain.records import Artifact, Reference, encode
+
+STAGE = click.Choice(lifecycle.names())
+
+
+def parameters(ctx: click.Context, option: click.Parameter, values: tuple[str, ...]) -> dict[str, str]:
+    """`--param a.b=c` options as a mapping."""
+    found = {}
+    for text in values:
+        name, sign, value = text.partition("=")
+        if not sign or not name:
+            raise click.BadParameter(f"{text!r} is not of the form KEY=VALUE, such as train.parameters.depth=4")
+        found[name] = value
+    return found
+
+
+@click.command()
+@click.option("--until", type=STAGE, help="Stop after this stage.")
+@click.option(
+    "--from", "from_", type=STAGE, help="Carry this stage and what follows out anew; what comes before may be cached."
+)
+@click.option(
+    "--resume",
+    is_flag=False,
+    flag_value="last",
+    metavar="[RUN]",
+    help="Go on with the last run that did not end, or with RUN.",
+)
+@click.option("--no-cache", is_flag=True, help="Carry every stage out anew.")
+@click.option(
+    "--param",
+    "params",
+    multiple=True,
+    callback=parameters,
+    metavar="KEY=VALUE",
+    help="Set a key for this run.",
+)
+@click.option("--target", default="local", show_default=True, help="Where: a target of the definition.")
+@click.option("--quiet", "-q", is_flag=True, help="No progress, only the summary.")
+@click.option("--json", "as_json", is_flag=True, help="The result as JSON on standard output.")
+@click.pass_obj
+def run(
+    where: str, until: str | None, from_: str | None, resume: str | None, no_cache: bool, params: dict[str, str],
+    target: str, quiet: bool, as_json: bool,
+) -> None:  # fmt: skip
+    """Carry the lifecycle out, from data to an endpoint.
+
+    Stages whose inputs, code, parameters and lock file have not changed come from the cache. Ends with 0 done, 1 failed,
+    2 wrong definition, 3 gate refused the model, 4 data validation refused the data, 130 interrupted.
+    """
+    resumed: RunRow | None = None
+    if resume is not None:
+        if params or from_ or no_cache:
+            raise UsageError(
+                "a resumed run goes on with its own parameters", hint="leave out --param, --from and --no-cache"
+            )
+        opened = project.open_project(Path(where), target=target)
+        resumed = _to_resume(opened, resume)
+        params = {name[6:]: str(text) for name, text in resumed.facts.items() if name.startswith("param.")}
+    opened = project.open_project(Path(where), target=target, parameters=params)
+    fresh = _fresh(from_, no_cache, resumed)
+    store = wiring.project_objects(opened)
+    plan = wiring.plan(opened, store, fresh)
+    result: RunResult = wiring.runner(opened, store, progress.choose(quiet)).run(
+        plan, resume=resumed.id if resumed else None, only=[until] if until else None, fresh=fresh
+    )
+    if as_json:
+        output.as_json(document(result))
+    else:
+        summary(result)
+    sys.exit(result.exit_code)
+
+
+def _to_resume(opened: project.Project, which: str) -> RunRow:
+    if which != "last":
+        found = opened.journal.run(which)
+        if found is None:
+            raise UsageError(f"there is no run {which}", hint="`drivetrain runs` lists them")
+        return found
+    for row in opened.journal.runs():
+        if row.state in ("running", "interrupted", "failed"):
+            return row
+        break
+    raise UsageError("there is nothing to resume: the last run has ended", hint="`drivetrain run` starts a new one")
+
+
+def _fresh(from_: str | None, no_cache: bool, resumed: RunRow | None) -> list[str]:
+    if resumed is not None:
+        return [name for name in str(resumed.facts.get("fresh", "")).split(",") if name]
+    if no_cache:
+        return lifecycle.names()
+    if from_:
+        later = graph.downstream({row.name: row.inputs for row in lifecycle.STAGES}, [from_])
+        return [name for name in lifecycle.names() if name in later]
+    return []
+
+
+def document(result: RunResult) -> dict[str, Any]:
+    """The result as JSON-ready values."""
+    return {
+        "run": result.run_id,
+        "state": result.state,
+        "exit_code": result.exit_code,
+        "seconds": round(result.seconds, 3),
+        "stages": [
+            {
+                "stage": step.name, "state": step.state, "key": step.key, "seconds": round(step.seconds, 3),
+                "peak_memory": step.peak_memory, "message": step.message, "hint": step.hint,
+                "outputs": None if step.outputs is None else encode(step.outputs),
+            }
+            for step in result.steps
+        ],
+    }  # fmt: skip
+
+
+def summary(result: RunResult) -> None:
+    """What a user wants to know of a run that has ended."""
+    rows = facts(result)
+    colour = output.COLOURS.get(result.state)
+    click.echo(
+        click.style(f"\n{result.state}", fg=colour, bold=True)
+        + f" in {output.seconds(result.seconds)}  run {result.run_id}"
+    )
+    width = max((len(name) for name, _ in rows), default=0)
+    for name, value in rows:
+        click.echo(f"  {name:<{width}}  {value}")
+    for step in result.steps:
+        if step.state in ("failed", "refused"):
+            click.echo(f"  {step.name}: {step.message}")
+            click.echo(
+                f"  see: drivetrain show {result.run_id}"
+                + (f"   drivetrain logs {step.name}" if step.state == "failed" else "")
+            )
+    if result.state == "interrupted":
+        click.echo("  drivetrain run --resume   goes on from here")
+
+
+def facts(result: RunResult) -> list[tuple[str, str]]:
+    """Rows, metric, gate, version and endpoint of a run, as far as it came."""
+    outputs = {step.name: step.outputs for step in result.steps if step.outputs is not None}
+    rows: list[tuple[str, str]] = []
+    if "features" in outputs:
+        rows.append(
+            ("training frame", described(outputs["features"].frame, ("rows", "features", "dropped_unlabelled")))
+        )
+    if "validate" in outputs:
+        rows.append(("data checks", outputs["validate"].verdict.reason))
+    if "evaluate" in outputs:
+        report: Artifact = outputs["evaluate"].report
+        rows.append(("metric", metric(report)))
+        rows.append(("gate", outputs["evaluate"].verdict.reason))
+    if "register" in outputs:
+        rows.append(("model version", outputs["register"].version.id))
+    if "deploy" in outputs:
+        revision: Reference = outputs["deploy"].revision
+        rows.append(("endpoint", f"{revision.detail.get('url', '')}/predictions"))
+    return rows
+
+
+def metric(report: Artifact) -> str:
+    """`roc_auc 0.712 [0.703, 0.721]`."""
+    about = report.metadata
+    text = f"{about.get('metric')} {about.get('value'):.4f}"
+    low, high = about.get("low"), about.get("high")
+    return text + (f"  95 % interval {low:.4f} to {high:.4f}" if low is not None and high is not None else "")
+
+
+def described(artifact: Artifact, names: Sequence[str]) -> str:
+    """`80,789 rows, 20 features`."""
+    about = artifact.metadata
+    return ", ".join(f"{about[name]:,} {name.replace('_', ' ')}" for name in names if about.get(name) is not None)

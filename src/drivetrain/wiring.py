@@ -1,0 +1,213 @@
+"""Which answer serves which need on which platform, and a stage put together with what it needs."""
+
+from __future__ import annotations
+
+import os
+import time
+import uuid
+from collections.abc import Callable, Mapping, Sequence
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from drivetrain import champion, lifecycle
+from drivetrain.backends.objects import Objects
+from drivetrain.backends.runner import Plan, Progress, Step
+from drivetrain.backends.runner.worker import WorkerContext
+from drivetrain.definition.definition import Definition
+from drivetrain.definition.parts import Target
+from drivetrain.engines import graph
+from drivetrain.project import Project
+from drivetrain.records import Scalar, digest
+from drivetrain.redact import Redactor
+from drivetrain.usercode import code_digest
+
+ANSWERS: Mapping[str, Mapping[str, str]] = {
+    "objects": {
+        "directory": "drivetrain.backends.objects.directory:open_directory",
+        "s3": "drivetrain.backends.objects.s3:open_s3",
+    },
+    "features": {"feast": "drivetrain.backends.features.feast:open_store"},
+    "checks": {"great_expectations": "drivetrain.backends.checks.great_expectations:open_checks"},
+    "tracking": {"mlflow": "drivetrain.backends.tracking.mlflow:open_tracking"},
+    "serving": {"local": "drivetrain.backends.serving.local:open_serving"},
+    "runner": {"local": "drivetrain.backends.runner.local:LocalRunner"},
+}
+"""Need -> answer -> "module:function"; a module is imported when its answer is chosen, never before."""
+
+
+def answer(need: str, name: str) -> Callable[..., Any]:
+    """What opens the answer of that name."""
+    module, _, attribute = ANSWERS[need][name].partition(":")
+    found: Callable[..., Any] = getattr(import_module(module), attribute)
+    return found
+
+
+def objects(url: str, endpoint: str | None) -> Objects:
+    """The store at a directory or an `s3://` URI."""
+    opened: Objects = (
+        answer("objects", "s3")(url, endpoint) if url.startswith("s3://") else answer("objects", "directory")(Path(url))
+    )
+    return opened
+
+
+def project_objects(project: Project) -> Objects:
+    """The objects of the project's target."""
+    return objects(project.objects_url, project.target.s3_endpoint)
+
+
+def serving(state: Path) -> Any:
+    """Where revisions run, on this machine."""
+    return answer("serving", "local")(state)
+
+
+def tracking(state: Path, target: Target) -> Any:
+    """The target's experiment tracker; SQLite and a directory beside the journal where it names none."""
+    if target.tracking:
+        return answer("tracking", "mlflow")(target.tracking, None)
+    (state / "mlflow").mkdir(parents=True, exist_ok=True)
+    return answer("tracking", "mlflow")(
+        f"sqlite:///{state / 'mlflow' / 'mlflow.db'}", str(state / "mlflow" / "artifacts")
+    )
+
+
+def _needs(wanted: Sequence[str], state: Path, target: Target) -> dict[str, Any]:
+    opened: dict[str, Callable[[], Any]] = {
+        # Opened only when there are features: importing Feast costs seconds.
+        "features": lambda: lambda settings: answer("features", "feast")(settings),
+        "checks": lambda: answer("checks", "great_expectations")(),
+        "tracking": lambda: tracking(state, target),
+        "serving": lambda: serving(state),
+    }
+    return {need: opened[need]() for need in wanted}
+
+
+# plans
+
+
+def fingerprint(project: Project, row: lifecycle.Stage) -> str:
+    """The digest of all that a stage depends on beside its inputs."""
+    dumped = project.definition.model_dump(mode="json")
+    parameters: dict[str, Any] = {key: _at(dumped, key) for key in row.reads}
+    if row.name == "ingest":
+        parameters["files"] = project.source_digests() | _remote_versions(project)
+    code = code_digest(project.root, [file for part in row.loads for file in project.definition.user_files(part)])
+    return graph.fingerprint(row.name, row.version, parameters, code, project.lock_digest)
+
+
+def _remote_versions(project: Project) -> dict[str, str]:
+    """ETag and size of the objects that the definition names on S3, so that new contents are a new ingest."""
+    sources = [source for source in project.sources() if source.startswith("s3://")]
+    if not sources:
+        return {}
+    # Where the data lie is told by AWS's own variables, apart from where the artifacts go.
+    endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
+    versions = import_module("drivetrain.backends.objects.s3").versions
+    return {f"{source}: {key}": version for source in sources for key, version in versions(source, endpoint).items()}
+
+
+def _at(dumped: Any, key: str) -> Any:
+    for step in key.split("."):
+        dumped = dumped[step]
+    return dumped
+
+
+def plan(project: Project, store: Objects, fresh: Sequence[str] = ()) -> Plan:
+    """The lifecycle's stages as steps, with all that counts towards their keys."""
+    shared = payload(project)
+    steps = [_step(project, row, shared) for row in lifecycle.STAGES]
+    name = project.definition.name
+    return Plan(
+        lifecycle=name,
+        steps=steps,
+        externals={"champion": lambda inputs: champion.rival(store, name, inputs["model"].digest)},
+        facts={**shared["facts"], "fresh": ",".join(fresh)},
+    )
+
+
+def payload(project: Project) -> dict[str, Any]:
+    """What a worker process is told of the project, in values that travel."""
+    return {
+        "project": str(project.root), "state": str(project.state), "name": project.definition.name,
+        "definition": project.definition.model_dump(mode="json", by_alias=True), "target": project.target_name,
+        "objects": project.objects_url, "facts": facts_of(project),
+    }  # fmt: skip
+
+
+def facts_of(project: Project) -> dict[str, Scalar]:
+    """What a run is about: digests of definition, code and lock file, the commit, parameters and target."""
+    definition = project.definition
+    parts = ("data", "features", "validation", "train", "serving")
+    return {
+        "definition": digest(definition.model_dump(mode="json")),
+        "code": code_digest(project.root, [file for part in parts for file in definition.user_files(part)]),
+        "lock": project.lock_digest,
+        "commit": project.commit,
+        "target": project.target_name,
+        **{f"param.{name}": text for name, text in project.parameters.items()},
+    }
+
+
+def _step(project: Project, row: lifecycle.Stage, told: Mapping[str, Any]) -> Step:
+    train = project.definition.train if row.name == "train" else None
+    return Step(
+        name=row.name,
+        entry="drivetrain.wiring:execute",
+        outputs=row.outputs,
+        fingerprint=fingerprint(project, row),
+        inputs=row.inputs,
+        payload=told,
+        timeout=train.timeout.total_seconds() if train else None,
+        memory=train.resources.memory if train else None,
+        cpu=train.resources.cpu if train else None,
+        still_holds="drivetrain.backends.serving.alive:still_holds" if row.name == "deploy" else None,
+    )
+
+
+def execute(context: WorkerContext, told: Mapping[str, Any], inputs: Mapping[str, Any]) -> Any:
+    """Calls a stage with its inputs and needs. The one entry of every worker, here and on a cluster."""
+    from drivetrain.stages import StageContext
+
+    row = lifecycle.stage(context.step)
+    definition = Definition.model_validate(told["definition"])
+    target = definition.target(told["target"])
+    state = Path(told["state"])
+    module = import_module(row.entry.partition(":")[0])
+    stage_context = StageContext(
+        run_id=context.run_id,
+        project=Path(told["project"]),
+        state=state,
+        work=context.work,
+        objects=objects(told["objects"], target.s3_endpoint),
+        definition=only(definition, row.parts),
+        fingerprints={name: str(told["facts"][name]) for name in ("definition", "code", "lock", "commit")},
+        say=context.say,
+    )
+    return module.run(stage_context, module.Inputs(**inputs), **_needs(row.needs, state, target))
+
+
+def only(definition: Definition, parts: set[str]) -> Definition:
+    """The definition with nothing but some of its parts; reading another raises `AttributeError`."""
+    restricted = Definition.__new__(Definition)
+    kept = {part: getattr(definition, part) for part in parts}
+    for name, value in (("__dict__", kept), ("__pydantic_fields_set__", parts), ("__pydantic_extra__", None),
+                        ("__pydantic_private__", None)):  # fmt: skip
+        object.__setattr__(restricted, name, value)
+    return restricted
+
+
+# runs
+
+
+def new_run_id() -> str:
+    """A run's id: sortable by the time when it began, unique."""
+    return f"{time.strftime('%Y%m%d-%H%M%S', time.gmtime())}-{uuid.uuid4().hex[:6]}"
+
+
+def runner(project: Project, store: Objects, progress: Progress) -> Any:
+    """What carries plans out on this machine."""
+    return answer("runner", "local")(
+        journal=project.journal, objects=store, state=project.state, progress=progress,
+        clean=Redactor(os.environ), new_id=new_run_id, cores=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity")
+        else os.cpu_count() or 1,
+    )  # fmt: skip

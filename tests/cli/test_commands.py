@@ -1,0 +1,138 @@
+"""The commands as a user types them, on projects that need no stage to run."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from drivetrain.cli.main import COMMANDS
+
+
+def drivetrain(*arguments: str, directory: Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-c", "from drivetrain.cli.main import main; main()", *arguments],
+        capture_output=True, text=True, cwd=directory, check=False, stdin=subprocess.DEVNULL,
+    )  # fmt: skip
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Path:
+    (tmp_path / "drivetrain.yaml").write_text(
+        "name: wine\ndata: {source: rows.csv, label: target}\ntrain: {function: 'train.py:train'}\nevaluate: {metric: accuracy}\n"
+    )
+    (tmp_path / "rows.csv").write_text("a,target\n1,0\n")
+    (tmp_path / "train.py").write_text("def train(features, label): ...\n")
+    return tmp_path
+
+
+def test_help_lists_every_command_and_each_has_help_of_its_own(tmp_path: Path) -> None:
+    shown = drivetrain("--help", directory=tmp_path).stdout
+    for name in COMMANDS:
+        assert f"  {name} " in shown
+        found = drivetrain(name, "--help", directory=tmp_path)
+        assert found.returncode == 0, found.stderr
+        assert found.stdout.startswith("Usage: ")
+
+
+def test_every_command_with_a_table_also_gives_json(tmp_path: Path) -> None:
+    for name in ("run", "runs", "show", "logs", "lineage", "deploy", "predict", "stage", "doctor"):
+        assert "--json" in drivetrain(name, "--help", directory=tmp_path).stdout, name
+
+
+def test_a_mistyped_command_is_met_with_a_suggestion(tmp_path: Path) -> None:
+    found = drivetrain("rnu", directory=tmp_path)
+    assert (found.returncode, found.stdout) == (2, "")
+    assert "Did you mean 'run'?" in found.stderr
+
+
+def test_outside_of_a_project_the_hint_is_init(tmp_path: Path) -> None:
+    found = drivetrain("run", directory=tmp_path)
+    assert found.returncode == 2
+    assert "no drivetrain.yaml in" in found.stderr
+    assert "drivetrain init" in found.stderr
+    assert "Traceback" not in found.stderr
+
+
+def test_all_mistakes_of_a_definition_are_printed_and_the_exit_code_is_2(project: Path) -> None:
+    (project / "drivetrain.yaml").write_text("name: wine\ndata: {source: row.csv, label: target, x: 1}\ntrain: {}\n")
+    found = drivetrain("run", directory=project)
+    assert found.returncode == 2
+    assert "drivetrain.yaml:2: data.x: unknown key" in found.stderr
+    assert "drivetrain.yaml:3: train.function: is missing" in found.stderr
+    as_json = json.loads(drivetrain("run", "--json", directory=project).stderr)
+    assert {problem["key"] for problem in as_json["problems"]} == {"data.x", "train.function", "evaluate"}
+
+
+def test_the_project_is_found_from_a_directory_below_and_by_option(project: Path) -> None:
+    (project / "deep" / "deeper").mkdir(parents=True)
+    assert json.loads(drivetrain("runs", "--json", directory=project / "deep" / "deeper").stdout) == []
+    assert json.loads(drivetrain("-C", str(project), "runs", "--json", directory=Path("/")).stdout) == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["show"], "nothing has run yet"),
+        (["show", "nope"], "there is no run nope"),
+        (["logs"], "nothing has run yet"),
+        (["lineage", "7"], "is no model version, run or prediction"),
+        (["run", "--resume"], "there is nothing to resume"),
+        (["run", "--resume", "nope"], "there is no run nope"),
+        (["run", "--resume", "--param", "a=b"], "goes on with its own parameters"),
+        (["run", "--param", "depth"], "not of the form KEY=VALUE"),
+        (["run", "--target", "moon"], "no target moon"),
+        (["deploy"], "no model has been promoted yet"),
+        (["predict", "a=1"], "no endpoint answers"),
+        (["predict"], "there are no inputs"),
+        (["render", "kubeflow"], "names no image"),
+        (["stage", "train"], "no outputs of features"),
+        (["stage", "ingest", "--parameters", "[1]"], "--parameters is no JSON object"),
+        (["init", "7"], "gives no name"),
+    ],
+)
+def test_what_cannot_be_done_is_said_in_one_line_with_exit_code_1_or_2(
+    project: Path, arguments: list[str], message: str
+) -> None:
+    found = drivetrain(*arguments, directory=project)
+    assert found.returncode in (1, 2)
+    assert message in found.stderr
+    assert "Traceback" not in found.stderr
+
+
+def test_debug_shows_the_traceback(project: Path) -> None:
+    assert "Traceback" in drivetrain("--debug", "show", directory=project).stderr
+
+
+def test_doctor_tells_what_is_bad_and_ends_with_1(project: Path) -> None:
+    found = drivetrain("doctor", "--json", directory=project)
+    states = {entry["what"]: entry["state"] for entry in json.loads(found.stdout)}
+    assert found.returncode == 0, found.stdout
+    assert states["definition"] == states["journal"] == states["objects"] == states["mlflow"] == "ok"
+    (project / "train.py").unlink()
+    found = drivetrain("doctor", directory=project)
+    assert found.returncode == 1
+    assert "train.py does not exist" in found.stdout
+
+
+def test_completion_scripts_for_three_shells(tmp_path: Path) -> None:
+    for shell in ("bash", "zsh", "fish"):
+        assert "_DRIVETRAIN_COMPLETE" in drivetrain("completion", shell, directory=tmp_path).stdout
+
+
+def test_the_schema_is_that_of_the_definition(tmp_path: Path) -> None:
+    schema = json.loads(drivetrain("render", "schema", directory=tmp_path).stdout)
+    assert schema["required"] == ["name", "data", "train", "evaluate"]
+    assert "validate" in schema["properties"]
+
+
+def test_an_unwritable_project_is_told(project: Path) -> None:
+    (project / ".drivetrain").write_text("a file where the directory should be")
+    found = drivetrain("run", directory=project)
+    assert found.returncode == 1
+    assert str(project / ".drivetrain") in found.stderr
+    assert "hint: " in found.stderr
+    assert "Traceback" not in found.stderr

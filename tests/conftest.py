@@ -1,0 +1,58 @@
+"""What several test folders use: the command line, and projects that have been run."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+Command = Callable[..., subprocess.CompletedProcess[str]]
+
+
+def run_command(
+    *arguments: str, directory: Path, env: dict[str, str] | None = None
+) -> subprocess.CompletedProcess[str]:
+    """`drivetrain ARGUMENTS` as a process of its own."""
+    return subprocess.run(
+        [sys.executable, "-c", "from drivetrain.cli.main import main; main()", *arguments],
+        capture_output=True, text=True, cwd=directory, check=False, stdin=subprocess.DEVNULL, env={**os.environ, **(env or {})},
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="session")
+def drivetrain() -> Command:
+    """The command line: `drivetrain("run", "--json", directory=project)`."""
+    return run_command
+
+
+@pytest.fixture(scope="session")
+def flights(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, dict[str, Any]]]:
+    """examples/flights, run once from nothing to its endpoint: the project and the run as JSON."""
+    project = tmp_path_factory.mktemp("flights") / "flights"
+    shutil.copytree(ROOT / "examples" / "flights", project, ignore=shutil.ignore_patterns(".drivetrain", "__pycache__"))
+    set_port(project, 0)
+    found = run_command("run", "--json", directory=project)
+    assert found.returncode == 0, found.stderr
+    yield project, json.loads(found.stdout)
+    run_command("deploy", "--stop", directory=project)
+
+
+def set_port(project: Path, port: int) -> None:
+    """Has the project serve on a port (0: a free one), so that tests never meet each other."""
+    path = project / "drivetrain.yaml"
+    lines = [line for line in path.read_text().splitlines() if not line.strip().startswith("port:")]
+    text = "\n".join(lines) + "\n"
+    text = (
+        text.replace("serving:\n", f"serving:\n  port: {port}\n")
+        if "serving:\n" in text
+        else text + f"serving: {{port: {port}}}\n"
+    )
+    path.write_text(text)

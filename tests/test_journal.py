@@ -1,0 +1,97 @@
+"""The journal: what is written is there, whoever reads and whatever is killed."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from drivetrain.errors import SystemFault
+from drivetrain.journal import Journal
+
+
+@pytest.fixture
+def journal(tmp_path: Path) -> Journal:
+    return Journal(tmp_path / "state" / "journal.db")
+
+
+def test_a_run_and_its_attempts_are_read_back(journal: Journal) -> None:
+    journal.start_run("r1", "flights", {"code": "c"}, 7, 10.0)
+    first = journal.start_attempt("r1", "train", "key", 11.0)
+    journal.end_attempt("r1", "train", first, "retried", 12.0, message="no answer", hint="wait")
+    second = journal.start_attempt("r1", "train", "key", 13.0)
+    journal.end_attempt("r1", "train", second, "done", 14.0, outputs={"a": 1}, peak_memory=5)
+    journal.say("r1", "train", "fitting", 13.5)
+    journal.end_run("r1", "done", 0, 15.0)
+    run = journal.run("r1")
+    assert run is not None
+    assert (run.state, run.exit_code, run.ended, run.facts) == ("done", 0, 15.0, {"code": "c"})
+    assert [(row.attempt, row.state, row.message) for row in journal.attempts("r1")] == [(1, "retried", "no answer"), (2, "done", "")]
+    assert journal.latest("r1")["train"].outputs == {"a": 1}
+    assert journal.events("r1") == [("train", 13.5, "fitting")]
+
+
+def test_an_attempt_left_open_by_a_killed_process_is_closed_as_lost(journal: Journal) -> None:
+    journal.start_run("r1", "flights", {}, 7, 10.0)
+    journal.start_attempt("r1", "train", "key", 11.0)
+    assert journal.start_attempt("r1", "train", "key", 20.0) == 2
+    assert [row.state for row in journal.attempts("r1")] == ["lost", "running"]
+
+
+def test_a_run_is_found_by_the_beginning_of_its_id_if_that_is_unique(journal: Journal) -> None:
+    for run_id in ("aa1", "aa2", "b"):
+        journal.start_run(run_id, "flights", {}, 7, 10.0)
+    assert journal.run("b") == journal.run("b")
+    found = journal.run("aa1")
+    assert found is not None
+    assert found.id == "aa1"
+    assert journal.run("aa") is None
+    assert journal.run("") is None
+
+
+def test_a_resumed_run_keeps_when_it_began(journal: Journal) -> None:
+    journal.start_run("r1", "flights", {"a": 1}, 7, 10.0)
+    journal.end_run("r1", "interrupted", 130, 11.0)
+    journal.start_run("r1", "flights", {"a": 2}, 8, 20.0)
+    run = journal.run("r1")
+    assert run is not None
+    assert (run.state, run.started, run.ended, run.pid, run.facts) == ("running", 10.0, None, 8, {"a": 1})
+
+
+def test_a_file_digest_holds_only_for_the_same_size_time_and_inode(journal: Journal) -> None:
+    journal.keep_file_digest("rows.csv", 10, 1, 2, "d")
+    assert journal.file_digest("rows.csv", 10, 1, 2) == "d"
+    assert [journal.file_digest("rows.csv", *other) for other in ((11, 1, 2), (10, 2, 2), (10, 1, 3))] == [None] * 3
+
+
+def test_a_journal_that_cannot_be_made_is_told(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(SystemFault, match="the journal cannot be written"):
+        Journal(tmp_path / "file" / "journal.db")
+
+
+def test_a_full_disk_is_told_and_what_was_written_stays(tmp_path: Path) -> None:
+    """The size limit of a process stands for a full disk: SQLite sees the same failing write."""
+    path = tmp_path / "journal.db"
+    code = f"""
+import resource, signal, sys
+from pathlib import Path
+from drivetrain.errors import SystemFault
+from drivetrain.journal import Journal
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+journal = Journal(Path({str(path)!r}))
+journal.start_run("r1", "flights", {{}}, 7, 10.0)
+resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, 200_000))
+try:
+    for number in range(10_000):
+        journal.say("r1", "train", "x" * 1000, float(number))
+except SystemFault as error:
+    print(error, "|", error.hint)
+"""
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert "the journal cannot be written" in found.stdout
+    again = Journal(path)
+    assert again.run("r1") is not None
+    assert len(again.events("r1")) > 5
