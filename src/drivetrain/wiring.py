@@ -160,8 +160,17 @@ def _step(project: Project, row: lifecycle.Stage, told: Mapping[str, Any]) -> St
         timeout=train.timeout.total_seconds() if train else None,
         memory=train.resources.memory if train else None,
         cpu=train.resources.cpu if train else None,
+        warm=[row.entry.partition(":")[0], *_modules(project, row)],
         still_holds="drivetrain.backends.serving.alive:still_holds" if row.name == "deploy" else None,
     )
+
+
+def _modules(project: Project, row: lifecycle.Stage) -> list[str]:
+    """The answers' modules that the stage will import."""
+    if row.name == "features" and project.definition.features is None:
+        return []
+    only_answers = {need: next(iter(ANSWERS[need].values())) for need in row.needs}
+    return [name.partition(":")[0] for name in only_answers.values()]
 
 
 def execute(context: WorkerContext, told: Mapping[str, Any], inputs: Mapping[str, Any]) -> Any:

@@ -32,6 +32,8 @@ class Step:
     """Bytes of resident memory."""
     cpu: float | None = None
     """Cores; None takes a fair share."""
+    warm: Sequence[str] = ()
+    """Modules that take long to import: a worker may begin with them while the steps before are still at work."""
     still_holds: str | None = None
     """ "module:function" called with (payload, outputs) before a cached result is used: whether the world is still so."""
 

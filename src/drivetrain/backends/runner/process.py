@@ -6,7 +6,7 @@ import contextlib
 import os
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from multiprocessing import get_context
 from pathlib import Path
 from typing import IO, Any, cast
@@ -32,21 +32,28 @@ def prepare() -> None:
 
 
 class Process:
-    """A worker at its job. Its output goes to `log`, each line passed through `clean` first."""
+    """A worker, importing the modules `warm` until it is given its job. Its output goes to `log`, each line passed through
+    `clean` first."""
 
-    def __init__(self, job: worker.Job, log: Path, clean: Callable[[str], str]) -> None:
-        self.job = job
+    def __init__(self, name: str, warm: Sequence[str], threads: int, log: Path, clean: Callable[[str], str]) -> None:
         self.started = time.monotonic()
+        """When it was given its job; until then when it was started."""
         self._clean = clean
         self._rest = b""
         log.parent.mkdir(parents=True, exist_ok=True)
         self._log: IO[str] = log.open("a", encoding="utf-8")
         self.messages, theirs = _context.Pipe()
         self.output, their_output = _context.Pipe(duplex=False)
-        self._process = _context.Process(target=worker.main, args=(theirs, their_output, job), name=job.step)
+        self._process = _context.Process(target=worker.main, args=(theirs, their_output, warm, threads), name=name)
         self._process.start()
         theirs.close()
         their_output.close()
+
+    def give(self, job: worker.Job) -> None:
+        """Has the worker carry the job out. A worker that has died meanwhile is found dead as any other."""
+        self.started = time.monotonic()
+        with contextlib.suppress(OSError):
+            self.messages.send(job)
 
     @property
     def pid(self) -> int:

@@ -42,6 +42,7 @@ class Schedule:
         self._outputs: dict[str, Any] = {}
         self._results: dict[str, StepResult] = {}
         self._at_work: dict[str, Process] = {}
+        self._spare: dict[str, Process] = {}
         self._attempt: dict[str, int] = {}
         self._keys: dict[str, str] = {}
         self._tries: dict[str, int] = {}
@@ -55,9 +56,11 @@ class Schedule:
         """Runs until every step has its result, or one has failed or refused and those at work have ended."""
         while True:
             self._start_ready()
+            self._start_spare()
             if not self._at_work and not self._waiting():
                 break
             self._listen()
+        self._end_spare()
         self._skip_rest()
 
     def _skip_rest(self) -> None:
@@ -80,6 +83,7 @@ class Schedule:
 
     def abandon(self, state: str, hint: str) -> None:
         """Ends the steps at work; their attempts are journaled as `state`."""
+        self._end_spare()
         for name, process in list(self._at_work.items()):
             process.end()
             self._forget(name)
@@ -126,13 +130,35 @@ class Schedule:
         self._attempt[name] = self._journal.start_attempt(self._run_id, name, key, time.time())
         self._tries[name] = self._tries.get(name, 0) + 1
         self._progress.step_started(name, self._attempt[name])
-        threads = share if step.cpu is None else max(1, round(step.cpu))
         work = self._state / "work" / f"{self._run_id}-{name}"
         work.mkdir(parents=True, exist_ok=True)
-        job = Job(self._run_id, name, step.entry, step.payload, inputs, threads, work)
-        prepare()
-        self._at_work[name] = Process(job, self._state / "logs" / self._run_id / f"{name}.log", self._clean)
+        process = self._spare.pop(name, None) or self._start(step, share)
+        process.give(Job(self._run_id, name, step.entry, step.payload, inputs, work))
+        self._at_work[name] = process
         return False
+
+    def _start(self, step: Step, share: int) -> Process:
+        prepare()
+        threads = share if step.cpu is None else max(1, round(step.cpu))
+        log = self._state / "logs" / self._run_id / f"{step.name}.log"
+        return Process(step.name, step.warm, threads, log, self._clean)
+
+    def _start_spare(self) -> None:
+        """Has workers of the steps that come next import their libraries, on cores that would be idle."""
+        if not self._at_work or self._stopping():
+            return
+        coming = set(self._outputs) | set(self._at_work)
+        taken = self._results.keys() | self._at_work.keys() | self._spare.keys() | self._not_before.keys()
+        for name, step in self._steps.items():
+            if len(self._at_work) + len(self._spare) >= self._cores:
+                return
+            if step.warm and name not in taken and graph.parents(self._edges[name]) <= coming:
+                self._spare[name] = self._start(step, self._cores)
+
+    def _end_spare(self) -> None:
+        for process in self._spare.values():
+            process.end(kill=True)
+        self._spare.clear()
 
     def _inputs(self, step: Step) -> dict[str, Any]:
         inputs: dict[str, Any] = {}
@@ -165,10 +191,13 @@ class Schedule:
         connections: list[Any] = []
         for process in self._at_work.values():
             connections += [process.messages, process.sentinel] + ([] if process.output.closed else [process.output])
+        connections += [process.output for process in self._spare.values() if not process.output.closed]
         if connections:
             wait(connections, TICK)
         else:
             time.sleep(max(0.0, min(self._not_before.values()) - time.monotonic()) if self._not_before else TICK)
+        for process in self._spare.values():
+            process.drain()
         for name, process in list(self._at_work.items()):
             process.drain()
             self._deal_with(name, process)

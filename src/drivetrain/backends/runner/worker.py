@@ -6,14 +6,16 @@ parent dies the message pipe closes, and the worker ends at once with all its ch
 
 from __future__ import annotations
 
+import contextlib
 import os
 import resource
 import signal
 import sys
 import threading
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from importlib import import_module
 from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -41,7 +43,6 @@ class Job:
     entry: str
     payload: Mapping[str, Any]
     inputs: Mapping[str, Any]
-    threads: int
     work: Path
 
 
@@ -57,8 +58,9 @@ class WorkerContext:
     say: Callable[[str], None]
 
 
-def main(messages: Connection, output: Connection, job: Job) -> None:
-    """The whole life of a worker process; never returns."""
+def main(messages: Connection, output: Connection, warm: Sequence[str], threads: int) -> None:
+    """The whole life of a worker process; never returns. Its job comes as the first message, maybe a while after its start:
+    until then it imports the modules `warm`."""
     os.setsid()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides what Ctrl-C means
     os.dup2(output.fileno(), 1)
@@ -68,10 +70,17 @@ def main(messages: Connection, output: Connection, job: Job) -> None:
     # that needs multiprocessing's resource tracker starts one of its own.
     resource_tracker._resource_tracker._fd = None  # type: ignore[attr-defined]
     for name in _THREADS:
-        os.environ[name] = str(job.threads)
+        os.environ[name] = str(threads)
     os.environ.pop("PYTHONHASHSEED", None)  # was for this process alone; a server started from here needs random hashes
+    for name in warm:
+        with contextlib.suppress(Exception):  # raised again, and told, when the job needs the module
+            import_module(name)
+    try:
+        job: Job = messages.recv()
+    except (EOFError, OSError):
+        os._exit(0)
     threading.Thread(target=_end_with_parent, args=(messages,), daemon=True).start()
-    message = _carry_out(messages, job)
+    message = _carry_out(messages, job, threads)
     sys.stdout.flush()
     sys.stderr.flush()
     usage = resource.getrusage(resource.RUSAGE_SELF)
@@ -81,13 +90,13 @@ def main(messages: Connection, output: Connection, job: Job) -> None:
     os._exit(0)
 
 
-def _carry_out(messages: Connection, job: Job) -> tuple[str, Any]:
+def _carry_out(messages: Connection, job: Job, threads: int) -> tuple[str, Any]:
     def say(text: str) -> None:
         messages.send(("said", text))
 
     try:
         entry = load(job.entry)
-        context = WorkerContext(job.run_id, job.step, job.work, job.threads, say)
+        context = WorkerContext(job.run_id, job.step, job.work, threads, say)
         return "done", encode(entry(context, job.payload, job.inputs))
     except DrivetrainError as error:
         if error.__cause__ is not None:
