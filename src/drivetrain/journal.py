@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -163,6 +163,21 @@ class Journal:
             state, now, None if outputs is None else json.dumps(outputs, sort_keys=True), peak_memory, message, hint,
             run_id, stage, attempt,
         )  # fmt: skip
+
+    def keep_cached(
+        self, run_id: str, rows: Sequence[tuple[str, str, str, Mapping[str, Any], str]], now: float
+    ) -> None:
+        """Writes attempts that took their results from the cache, in one transaction: stage, state, key, outputs, message."""
+        with self._translated(), self._transaction():
+            self._db.executemany(
+                "insert into attempts (run_id, stage, attempt, state, key, started, ended, outputs, message) values "
+                "(?1, ?2, (select coalesce(max(attempt), 0) + 1 from attempts where run_id = ?1 and stage = ?2), "
+                "?3, ?4, ?5, ?5, ?6, ?7)",
+                [
+                    (run_id, stage, state, key, now, json.dumps(outputs, sort_keys=True), message)
+                    for stage, state, key, outputs, message in rows
+                ],
+            )
 
     def attempts(self, run_id: str) -> list[AttemptRow]:
         """Every attempt of a run, in the order in which they began."""

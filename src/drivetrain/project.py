@@ -116,7 +116,7 @@ def open_project(
     `checked=False` leaves out the search for what the definition names: enough for looking at past runs.
     """
     root = find_project(start)
-    source = load.read(root, parameters)
+    source = load.read(root, parameters, memory=root / STATE / "definition.json")
     if checked:
         check.check(root, source)
     try:

@@ -7,6 +7,7 @@ knows that nothing has changed without importing anything.
 from __future__ import annotations
 
 import ast
+import functools
 import hashlib
 import importlib.util
 import os
@@ -34,7 +35,8 @@ def closure(project: Path, starts: Iterable[str]) -> list[Path]:
         elif path.is_file() and path not in found:
             found.add(path)
             if path.suffix == ".py":
-                todo += _imports(project, path)
+                stat = path.stat()
+                todo += _imports(project, path, stat.st_mtime_ns, stat.st_size)
     return sorted(path.relative_to(project) if path.is_relative_to(project) else path for path in found)
 
 
@@ -44,11 +46,12 @@ def _walk(directory: Path) -> Iterable[tuple[str, list[str]]]:
         yield root, [name for name in names if not name.startswith(".")]
 
 
-def _imports(project: Path, path: Path) -> list[Path]:
+@functools.lru_cache(maxsize=1000)  # a run asks for the same files once for each stage
+def _imports(project: Path, path: Path, mtime_ns: int, size: int) -> tuple[Path, ...]:
     try:
         tree = ast.parse(path.read_bytes())
     except SyntaxError:
-        return []
+        return ()
     names: list[str] = []
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
@@ -56,14 +59,14 @@ def _imports(project: Path, path: Path) -> list[Path]:
         elif isinstance(node, ast.ImportFrom):
             base = node.module or ""
             names += [base, *(f"{base}.{alias.name}".lstrip(".") for alias in node.names)]
-    found = []
+    found: list[Path] = []
     for name in filter(None, names):
         for home in dict.fromkeys((project, path.parent)):
             parts = name.split(".")
             spot = home.joinpath(*parts)
             packages = [home.joinpath(*parts[: count + 1], "__init__.py") for count in range(len(parts))]
             found += [file for file in (spot.with_suffix(".py"), *packages) if file.is_file()]
-    return found
+    return tuple(found)
 
 
 def code_digest(project: Path, starts: Iterable[str]) -> str:

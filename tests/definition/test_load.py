@@ -164,3 +164,19 @@ def test_sizes_in_both_unit_systems(text: str, size: float) -> None:
 def test_times_without_a_zone_are_utc_and_others_are_converted() -> None:
     assert parse_instant("2013-04-01") == datetime(2013, 4, 1, tzinfo=UTC)
     assert parse_instant("2013-04-01T02:00:00+02:00") == datetime(2013, 4, 1, tzinfo=UTC)
+
+
+def test_a_definition_read_before_is_not_parsed_again_until_its_text_or_its_parameters_change(project: Path) -> None:
+    memory = project / "memory.json"
+    first = load.read(project, memory=memory)
+    assert "tree" not in vars(load.read(project, memory=memory))
+    assert load.read(project, memory=memory).definition == first.definition
+    assert load.read(project, {"train.seed": "3"}, memory=memory).definition.train.seed == 3
+    (project / "drivetrain.yaml").write_text(GOOD.replace("0.6", "0.7"))
+    assert load.read(project, memory=memory).definition.evaluate.minimum == 0.7
+    memory.write_text("damaged")
+    assert load.read(project, memory=memory).definition.evaluate.minimum == 0.7
+    (project / "rows.csv").unlink()
+    with pytest.raises(DefinitionError) as caught:
+        check.check(project, load.read(project, memory=memory))
+    assert caught.value.problems[0].line == 3

@@ -2,49 +2,83 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
+import json
+import os
 import typing
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
+from hashlib import sha256
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, ValidationError
-from ruamel.yaml import YAML
-from ruamel.yaml.comments import CommentedMap, CommentedSeq
-from ruamel.yaml.error import MarkedYAMLError, YAMLError
 
+from drivetrain import __version__
 from drivetrain.definition.definition import FILE_NAME, Definition
 from drivetrain.errors import DefinitionError, Problem
+from drivetrain.records import digest
+
+if TYPE_CHECKING:
+    from ruamel.yaml.comments import CommentedMap
+
+# ruamel.yaml is imported where a file is parsed: a definition that was read before needs no parser.
 
 Place = tuple[str | int, ...]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Source:
-    """A definition with the lines it was read from."""
+    """A definition with the file that it was read from."""
 
     definition: Definition
-    tree: CommentedMap
+    project: Path
+
+    @cached_property
+    def tree(self) -> Any:
+        """The file's own tree, which knows lines; read again only when there is a mistake to place."""
+        return _parse(self.project / FILE_NAME)
 
     def problem(self, place: Place, message: str, hint: str = "") -> Problem:
         """A mistake at a key of the file."""
         return Problem(FILE_NAME, line_of(self.tree, place), dotted(place), message, hint)
 
 
-def read(project: Path, parameters: Mapping[str, str] | None = None) -> Source:
+def read(project: Path, parameters: Mapping[str, str] | None = None, memory: Path | None = None) -> Source:
     """The definition of the project, `parameters` (`train.parameters.depth` -> "4") put in.
 
-    Raises `DefinitionError` with every mistake of syntax, keys and types.
+    `memory` is a file that keeps the last definition read: the same text is then not parsed again, which takes longer than
+    everything else in a run that finds all cached. Raises `DefinitionError` with every mistake of syntax, keys and types.
     """
+    wanted = digest([__version__, sha256((project / FILE_NAME).read_bytes()).hexdigest(), dict(parameters or {})])
+    known = _recall(memory, wanted)
+    if known is not None:
+        return Source(known, project)
     tree = _parse(project / FILE_NAME)
     problems = [found for name, text in (parameters or {}).items() if (found := _override(tree, name, text))]
     if problems:
         raise DefinitionError(problems)
     try:
-        return Source(Definition.model_validate(_plain(tree)), tree)
+        source = Source(Definition.model_validate(_plain(tree)), project)
     except ValidationError as error:
         raise DefinitionError(_problems(tree, error)) from error
+    if memory is not None and memory.parent.is_dir():
+        document = {"of": wanted, "definition": source.definition.model_dump(mode="json", by_alias=True)}
+        with contextlib.suppress(OSError):  # only time is lost
+            temporary = memory.with_name(f"{memory.name}.{os.getpid()}")
+            temporary.write_text(json.dumps(document))
+            temporary.replace(memory)
+    return source
+
+
+def _recall(memory: Path | None, wanted: str) -> Definition | None:
+    try:
+        document = json.loads(memory.read_bytes()) if memory is not None else {}
+        return Definition.model_validate(document["definition"]) if document.get("of") == wanted else None
+    except (OSError, ValueError, KeyError, AttributeError):
+        return None
 
 
 def dotted(place: Place) -> str:
@@ -57,6 +91,8 @@ def dotted(place: Place) -> str:
 
 def line_of(tree: Any, place: Place) -> int:
     """The line (from 1) of a key, or of the nearest thing around it that is in the file."""
+    from ruamel.yaml.comments import CommentedMap, CommentedSeq
+
     line, node = 1, tree
     for step in place:
         try:
@@ -73,6 +109,10 @@ def line_of(tree: Any, place: Place) -> int:
 
 
 def _parse(path: Path) -> CommentedMap:
+    from ruamel.yaml import YAML
+    from ruamel.yaml.comments import CommentedMap
+    from ruamel.yaml.error import MarkedYAMLError, YAMLError
+
     try:
         text = path.read_bytes().decode("utf-8")
     except UnicodeDecodeError as error:
@@ -109,6 +149,9 @@ def _plain(node: Any) -> Any:
 
 
 def _override(tree: CommentedMap, name: str, text: str) -> Problem | None:
+    from ruamel.yaml import YAML
+    from ruamel.yaml.comments import CommentedMap
+
     *path, last = name.split(".")
     node: Any = tree
     for step in path:

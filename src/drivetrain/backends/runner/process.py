@@ -6,7 +6,7 @@ import contextlib
 import os
 import signal
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from multiprocessing import get_context
 from pathlib import Path
 from typing import IO, Any, cast
@@ -49,11 +49,13 @@ class Process:
         theirs.close()
         their_output.close()
 
-    def give(self, job: worker.Job) -> None:
+    def give(
+        self, run_id: str, step: str, entry: str, payload: Mapping[str, Any], inputs: Mapping[str, Any], work: Path
+    ) -> None:
         """Has the worker carry the job out. A worker that has died meanwhile is found dead as any other."""
         self.started = time.monotonic()
         with contextlib.suppress(OSError):
-            self.messages.send(job)
+            self.messages.send(worker.Job(run_id, step, entry, payload, inputs, work))
 
     @property
     def pid(self) -> int:

@@ -6,18 +6,18 @@ import random
 import shutil
 import time
 from collections.abc import Callable, Mapping
-from multiprocessing.connection import wait
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from drivetrain.backends.objects import Objects
 from drivetrain.backends.runner import Plan, Progress, Step, StepResult, cache
-from drivetrain.backends.runner.process import Process, prepare
-from drivetrain.backends.runner.worker import Job
 from drivetrain.engines import graph
 from drivetrain.errors import CorruptArtifact, DrivetrainError, StageError, Unavailable
 from drivetrain.journal import Journal
 from drivetrain.records import decode, encode
+
+if TYPE_CHECKING:
+    from drivetrain.backends.runner.process import Process
 
 TICK = 0.1
 """Seconds between looks at limits and redraws."""
@@ -44,6 +44,7 @@ class Schedule:
         self._at_work: dict[str, Process] = {}
         self._spare: dict[str, Process] = {}
         self._attempt: dict[str, int] = {}
+        self._cached: list[tuple[str, str, str, Mapping[str, Any], str]] = []
         self._keys: dict[str, str] = {}
         self._tries: dict[str, int] = {}
         self._not_before: dict[str, float] = {}
@@ -60,6 +61,7 @@ class Schedule:
             if not self._at_work and not self._waiting():
                 break
             self._listen()
+        self._write_cached()
         self._end_spare()
         self._skip_rest()
 
@@ -84,6 +86,7 @@ class Schedule:
     def abandon(self, state: str, hint: str) -> None:
         """Ends the steps at work; their attempts are journaled as `state`."""
         self._end_spare()
+        self._write_cached()
         for name, process in list(self._at_work.items()):
             process.end()
             self._forget(name)
@@ -124,20 +127,23 @@ class Schedule:
         key = self._keys[name] = graph.cache_key(step.fingerprint, inputs)
         outputs = self._known(step, key)
         if outputs is not None:
-            self._attempt[name] = self._journal.start_attempt(self._run_id, name, key, time.time())
             self._finish(name, "cached", outputs, 0.0)
             return True
+        self._write_cached()
         self._attempt[name] = self._journal.start_attempt(self._run_id, name, key, time.time())
         self._tries[name] = self._tries.get(name, 0) + 1
         self._progress.step_started(name, self._attempt[name])
         work = self._state / "work" / f"{self._run_id}-{name}"
         work.mkdir(parents=True, exist_ok=True)
         process = self._spare.pop(name, None) or self._start(step, share)
-        process.give(Job(self._run_id, name, step.entry, step.payload, inputs, work))
+        process.give(self._run_id, name, step.entry, step.payload, inputs, work)
         self._at_work[name] = process
         return False
 
     def _start(self, step: Step, share: int) -> Process:
+        # Imported now: a run that finds everything cached needs no processes, nor the modules that start them.
+        from drivetrain.backends.runner.process import Process, prepare
+
         prepare()
         threads = share if step.cpu is None else max(1, round(step.cpu))
         log = self._state / "logs" / self._run_id / f"{step.name}.log"
@@ -193,6 +199,8 @@ class Schedule:
             connections += [process.messages, process.sentinel] + ([] if process.output.closed else [process.output])
         connections += [process.output for process in self._spare.values() if not process.output.closed]
         if connections:
+            from multiprocessing.connection import wait
+
             wait(connections, TICK)
         else:
             time.sleep(max(0.0, min(self._not_before.values()) - time.monotonic()) if self._not_before else TICK)
@@ -269,7 +277,10 @@ class Schedule:
         if verdict and not verdict.passed:
             state = "refused"
         self._outputs[name] = outputs
-        self._end_attempt(name, state, outputs=encode(outputs), message=message)
+        if name in self._attempt:
+            self._end_attempt(name, state, outputs=encode(outputs), message=message)
+        else:
+            self._cached.append((name, state, self._keys[name], encode(outputs), message))
         self._close(name, state, seconds, outputs=outputs, message=message)
 
     def _fail(self, name: str, error: DrivetrainError, process: Process) -> None:
@@ -301,8 +312,15 @@ class Schedule:
                     self._fresh.add(name)
                     self._before.pop(name, None)
                     del self._outputs[name], self._results[name]
+                    self._attempt.pop(name, None)
                     return True
         return False
+
+    def _write_cached(self) -> None:
+        """Journals what came from the cache, all at once: each transaction waits for the disk."""
+        if self._cached:
+            self._journal.keep_cached(self._run_id, self._cached, time.time())
+            self._cached.clear()
 
     def _end_attempt(
         self, name: str, state: str, *, outputs: Mapping[str, Any] | None = None, message: str = "", hint: str = ""
