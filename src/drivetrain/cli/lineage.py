@@ -20,7 +20,7 @@ _COLOURS = {
     "run": "#475569",
     "stage": "#e2e8f0",
 }
-_WIDTH, _HEIGHT, _GAP, _ROW = 210, 46, 24, 92
+_WIDTH, _HEIGHT, _GAP, _ROW = 250, 46, 28, 78
 _DETAILS = ("digest", "key", "rows", "value", "definition", "code", "lock", "commit", "url", "flavour")
 
 
@@ -68,6 +68,8 @@ def _print_tree(found: Lineage) -> None:
         node = nodes[node_id]
         again = node_id in printed
         printed.add(node_id)
+        if node.kind == "run" and node_id != found.start:
+            return  # every stage belongs to it: said once, below
         if node.kind != "stage":  # a stage is only the way between its outputs and its inputs
             click.echo(f"{indent}{click.style(node.kind, bold=True)} {_text(node)}" + ("  (above)" if again else ""))
             indent += "  "
@@ -76,6 +78,9 @@ def _print_tree(found: Lineage) -> None:
                 walk(to, indent)
 
     walk(found.start, "")
+    for node in found.nodes:
+        if node.kind == "run" and node.id != found.start:
+            click.echo(f"all of {click.style('run', bold=True)} {_text(node)}")
 
 
 def _text(node: Node) -> str:
@@ -89,28 +94,39 @@ def _value(value: object) -> str:
 
 
 def draw(found: Lineage) -> str:
-    """The graph as SVG: what was made above what it was made of."""
-    rows = tracing.layers(found)
-    width = max(len(row) for row in rows) * (_WIDTH + _GAP) + _GAP
+    """The graph as SVG: the stages in the left column, what they made beside them, the newest on top."""
     spots: dict[str, tuple[float, float]] = {}
-    for number, row in enumerate(rows):
-        left = (width - len(row) * (_WIDTH + _GAP) + _GAP) / 2
-        for place, node in enumerate(row):
-            spots[node.id] = (left + place * (_WIDTH + _GAP), _GAP + number * _ROW)
-    height = len(rows) * _ROW + _GAP
-    lines = [_line(spots[source], spots[to]) for source, to in found.edges]
+    for number, row in enumerate(tracing.layers(found)):
+        made = [node for node in row if node.kind != "stage"]
+        for node in row:
+            column = 0 if node.kind == "stage" else 1 + made.index(node)
+            spots[node.id] = (_GAP + column * (_WIDTH + _GAP), _GAP + number * _ROW)
+    width = max(x for x, _ in spots.values()) + _WIDTH + _GAP
+    height = max(y for _, y in spots.values()) + _HEIGHT + _GAP
+    # Every stage belongs to the run: one line says so, where the graph ends.
+    last = max((node.id for node in found.nodes if node.kind == "stage"), key=lambda node: spots[node][1], default="")
+    lines = [
+        _line(spots[source], spots[to])
+        for source, to in found.edges
+        if not to.startswith("run:") or source in (last, found.start)
+    ]
     boxes = [_box(node, *spots[node.id]) for node in found.nodes]
     style = "font: 12px system-ui, sans-serif"
     return (
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width:.0f} {height}" width="{width:.0f}" style="{style}">'
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width:.0f} {height:.0f}" width="{width:.0f}" style="{style}">'
         f'<rect width="100%" height="100%" fill="white"/>{"".join(lines)}{"".join(boxes)}</svg>\n'
     )
 
 
 def _line(source: tuple[float, float], to: tuple[float, float]) -> str:
-    x1, y1, x2, y2 = source[0] + _WIDTH / 2, source[1] + _HEIGHT, to[0] + _WIDTH / 2, to[1]
-    middle = (y1 + y2) / 2
-    return f'<path d="M{x1:.0f},{y1} C{x1:.0f},{middle} {x2:.0f},{middle} {x2:.0f},{y2}" fill="none" stroke="#94a3b8"/>'
+    """From the side of a stage to the top of what it took, or from the bottom of what was made to its stage's side."""
+    from_stage = source[0] < to[0]
+    x1, y1 = (
+        (source[0] + _WIDTH, source[1] + _HEIGHT / 2) if from_stage else (source[0] + _WIDTH / 2, source[1] + _HEIGHT)
+    )
+    x2, y2 = (to[0] + _WIDTH / 2, to[1]) if from_stage or source[0] == to[0] else (to[0] + _WIDTH, to[1] + _HEIGHT / 2)
+    bend = f"C{x2:.0f},{y1:.0f} {x2:.0f},{y1:.0f}" if from_stage else f"C{x1:.0f},{y2:.0f} {x1:.0f},{y2:.0f}"
+    return f'<path d="M{x1:.0f},{y1:.0f} {bend} {x2:.0f},{y2:.0f}" fill="none" stroke="#94a3b8"/>'
 
 
 def _box(node: Node, x: float, y: float) -> str:

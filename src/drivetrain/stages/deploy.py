@@ -183,6 +183,8 @@ def _example_rows(model: Path) -> list[dict[str, Any]]:
     if not path.is_file():
         return []
     example = json.loads(path.read_bytes())
+    if isinstance(example, list):  # a neural network's matrix, without a name
+        example = {"inputs": example}
     columns = example.get("columns") or json.loads((model / "drivetrain.json").read_bytes())["features"]
     rows = example.get("data") or example.get("inputs", [])
     return [{name: _known(value) for name, value in zip(columns, row, strict=True)} for row in rows]
