@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,8 +20,11 @@ from drivetrain.tables.chunks import ROWS, Types
 from drivetrain.tables.partitions import Size, after, from_micros, name, to_micros
 from drivetrain.tables.staging import SEQUENCE, Staged
 
-MEMORY = "512MB"
+MEMORY = "64MB"
 """What DuckDB may use; beyond it, it spills to the temporary directory."""
+
+MORE_MEMORY = ("512MB", "2GB")
+"""What it may use when it cannot do with less: rows with very many or very long columns are sorted in larger blocks."""
 
 THREADS = 2
 
@@ -68,19 +72,25 @@ def write(
     if not present:
         raise DataError(f"every column is null in all {sum(piece.rows for piece in staged):,} rows", where=spec.where)
     files = [str(file) for piece in staged for file in piece.files]
-    directory.mkdir(parents=True)
-    writer = _Writer(types.schema, spec, size, directory, done)
-    try:
-        with _connect(scratch) as connection:
-            duplicates = _find_duplicates(connection, files, spec, present)
-            for batch in _sorted_rows(connection, files, spec, present, duplicates):
-                writer.add(_completed(batch, types.schema))
-    except duckdb.Error as error:
-        raise SystemFault(
-            f"sorting failed: {str(error).splitlines()[0]}", hint="see that the disk has room", where=spec.where
-        ) from error
-    finally:
-        writer.close()
+    for memory in (MEMORY, *MORE_MEMORY):
+        directory.mkdir(parents=True)
+        writer = _Writer(types.schema, spec, size, directory, done)
+        try:
+            with _connect(scratch, memory) as connection:
+                duplicates = _find_duplicates(connection, files, spec, present)
+                for batch in _sorted_rows(connection, files, spec, present, duplicates):
+                    writer.add(_completed(batch, types.schema))
+            break
+        except duckdb.Error as error:
+            if isinstance(error, duckdb.OutOfMemoryException) and memory != MORE_MEMORY[-1]:
+                writer.abandon()
+                shutil.rmtree(directory)
+                continue
+            raise SystemFault(
+                f"sorting failed: {str(error).splitlines()[0]}", hint="see that the disk has room", where=spec.where
+            ) from error
+        finally:
+            writer.close()
     return Written(
         columns={entry.name: str(entry.type) for entry in types.schema},
         rows=writer.rows, duplicates=duplicates, outside=sum(piece.outside for piece in staged),
@@ -103,9 +113,9 @@ def _check_any(staged: list[Staged], spec: TableSpec) -> None:
     )  # fmt: skip
 
 
-def _connect(scratch: Path) -> duckdb.DuckDBPyConnection:
+def _connect(scratch: Path, memory: str) -> duckdb.DuckDBPyConnection:
     settings = {
-        "memory_limit": MEMORY, "threads": THREADS, "temp_directory": str(scratch), "preserve_insertion_order": False,
+        "memory_limit": memory, "threads": THREADS, "temp_directory": str(scratch), "preserve_insertion_order": False,
     }  # fmt: skip
     connection = duckdb.connect(":memory:", config=settings)
     connection.execute("SET TimeZone = 'UTC'").fetchall()
@@ -224,6 +234,13 @@ class _Writer:
     @property
     def _path(self) -> Path:
         return self.directory / f"{self.name}.parquet"
+
+    def abandon(self) -> None:
+        """Lets go of what is not written yet."""
+        self.waiting = []
+        if self.open is not None:
+            self.open.close()
+            self.open = None
 
     def close(self) -> None:
         """Ends the partition that is open, if any."""

@@ -5,10 +5,12 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from multiprocessing import get_context
 from pathlib import Path
+from types import ModuleType
 from typing import IO, Any, cast
 
 from drivetrain.backends.runner import worker
@@ -16,19 +18,28 @@ from drivetrain.backends.runner import worker
 PATIENCE = 5.0
 """Seconds between asking a worker to end and making it."""
 
-PRELOADED = ("drivetrain.definition.definition", "drivetrain.usercode", "drivetrain.wiring")
-"""Light modules that every stage needs: loaded once by the server, they cost a worker nothing."""
-
 _context = get_context("forkserver")
 
 
-def prepare() -> None:
-    """Names the modules that the fork server loads before its first fork.
+def prepare(entries: Iterable[str]) -> None:
+    """Names the modules that the fork server loads before its first fork: the steps' own entry modules.
 
     Also fixes the order of Python's sets and hashes in the workers: two runs of one step have to give the same bytes.
     """
     os.environ.setdefault("PYTHONHASHSEED", "0")
-    _context.set_forkserver_preload([worker.__name__, *PRELOADED])
+    _context.set_forkserver_preload([worker.__name__, *sorted({entry.partition(":")[0] for entry in entries})])
+
+
+@contextlib.contextmanager
+def _without_main() -> Iterator[None]:
+    """multiprocessing has each new process import the parent's `__main__` again, for functions that were defined there;
+    a step's entry is always in a module of its own, and a script's imports would cost every worker the same again."""
+    main = sys.modules["__main__"]
+    sys.modules["__main__"] = ModuleType("__main__")
+    try:
+        yield
+    finally:
+        sys.modules["__main__"] = main
 
 
 class Process:
@@ -45,7 +56,8 @@ class Process:
         self.messages, theirs = _context.Pipe()
         self.output, their_output = _context.Pipe(duplex=False)
         self._process = _context.Process(target=worker.main, args=(theirs, their_output, warm, threads), name=name)
-        self._process.start()
+        with _without_main():
+            self._process.start()
         theirs.close()
         their_output.close()
 

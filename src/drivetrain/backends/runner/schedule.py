@@ -144,7 +144,7 @@ class Schedule:
         # Imported now: a run that finds everything cached needs no processes, nor the modules that start them.
         from drivetrain.backends.runner.process import Process, prepare
 
-        prepare()
+        prepare(other.entry for other in self._steps.values())
         threads = share if step.cpu is None else max(1, round(step.cpu))
         log = self._state / "logs" / self._run_id / f"{step.name}.log"
         return Process(step.name, step.warm, threads, log, self._clean)
