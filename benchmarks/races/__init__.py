@@ -1,0 +1,1 @@
+"""One module a race, each with `run_race(setting) -> Findings`."""
