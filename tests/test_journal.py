@@ -28,7 +28,10 @@ def test_a_run_and_its_attempts_are_read_back(journal: Journal) -> None:
     run = journal.run("r1")
     assert run is not None
     assert (run.state, run.exit_code, run.ended, run.facts) == ("done", 0, 15.0, {"code": "c"})
-    assert [(row.attempt, row.state, row.message) for row in journal.attempts("r1")] == [(1, "retried", "no answer"), (2, "done", "")]
+    assert [(row.attempt, row.state, row.message) for row in journal.attempts("r1")] == [
+        (1, "retried", "no answer"),
+        (2, "done", ""),
+    ]
     assert journal.latest("r1")["train"].outputs == {"a": 1}
     assert journal.events("r1") == [("train", 13.5, "fitting")]
 

@@ -33,7 +33,9 @@ def test_what_cannot_be_sorted_in_little_memory_gets_more_and_comes_out_the_same
     assert write("little") == usual
 
 
-def test_what_cannot_be_sorted_at_all_is_told(write: Callable[[str], snapshot.Written], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_cannot_be_sorted_at_all_is_told(
+    write: Callable[[str], snapshot.Written], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(snapshot, "MEMORY", "1MB")
     monkeypatch.setattr(snapshot, "MORE_MEMORY", ("2MB",))
     with pytest.raises(SystemFault, match="sorting failed"):

@@ -124,7 +124,7 @@ class ContentStore:
         self._pieces = pieces or self._stream
 
     def put(self, kind: str, source: Path, metadata: Mapping[str, Scalar] | None = None) -> Artifact:
-        with _translated(f"storing {kind} from {source}"):
+        with _translated(f"storing {kind} from {source} in {self._base}"):
             found = source_files(source)
             manifest = Manifest(dict(zip(found, self._each(self._put_file, found.values()), strict=True)))
             data = manifest.encode()
@@ -242,16 +242,16 @@ class ContentStore:
         return f"{self._base}/{_manifest_key(_checked_digest(artifact))}"
 
     def ref(self, name: str) -> bytes | None:
-        with _translated(f"reading the reference {name}"):
+        with _translated(f"reading the reference {name} in {self._base}"):
             return self._bytes(_ref_key(name))
 
     def set_ref(self, name: str, value: bytes) -> None:
-        with _translated(f"writing the reference {name}"):
+        with _translated(f"writing the reference {name} in {self._base}"):
             obstore.put(self._store, _ref_key(name), value, use_multipart=False)
 
     def refs(self, prefix: str) -> Iterator[str]:
         folder = prefix.rpartition("/")[0]
-        with _translated(f"listing the references {prefix}*"):
+        with _translated(f"listing the references {prefix}* in {self._base}"):
             root = _ref_key(folder) if folder else "refs"
             listed = obstore.list(self._store, prefix=root)
             names = [entry["path"].removeprefix("refs/") for batch in listed for entry in batch]

@@ -50,7 +50,9 @@ class Serving(Protocol):
         """The endpoint of that name, if it is alive and answers its health check. Needs no heavy library."""
         ...
 
-    def predict(self, endpoint: Endpoint, inputs: Mapping[str, Any], prediction_id: str, timeout: float) -> Mapping[str, Any]:
+    def predict(
+        self, endpoint: Endpoint, inputs: Mapping[str, Any], prediction_id: str, timeout: float
+    ) -> Mapping[str, Any]:
         """One prediction; returns Cog's answer (`id`, `status`, `output`, ...). Raises `ServingError` if it failed."""
         ...
 
