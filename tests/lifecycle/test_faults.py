@@ -77,7 +77,7 @@ def test_an_object_store_that_does_not_answer(drivetrain: Command, make_wine: Ma
         )
     assert found.returncode == 1
     assert "s3://bucket/here" in found.stderr
-    assert "did not answer" in found.stderr
+    assert "the S3 server does not answer" in found.stderr
     assert "hint: " in found.stderr
     assert "Traceback" not in found.stderr
     assert SECRET not in found.stderr

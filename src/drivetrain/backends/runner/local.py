@@ -76,6 +76,7 @@ class LocalRunner:
             except _Interrupt:
                 with _deaf():
                     schedule.abandon("interrupted", "`drivetrain run --resume` goes on from here")
+                    schedule.skip_rest()
                     state, code = "interrupted", INTERRUPTED
             except BaseException:
                 schedule.abandon("failed", "")

@@ -63,9 +63,10 @@ class Schedule:
             self._listen()
         self._write_cached()
         self._end_spare()
-        self._skip_rest()
+        self.skip_rest()
 
-    def _skip_rest(self) -> None:
+    def skip_rest(self) -> None:
+        """Closes the steps that were not begun."""
         for name in self._steps:
             if name not in self._results:
                 self._close(name, "skipped", 0.0)
@@ -92,7 +93,6 @@ class Schedule:
             self._forget(name)
             self._end_attempt(name, state, hint=hint)
             self._close(name, state, time.monotonic() - process.started, hint=hint)
-        self._skip_rest()
 
     # starting
 
