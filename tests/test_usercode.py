@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import pytest
 
-from drivetrain.errors import StageError
+from drivetrain.errors import MissingLibrary, StageError
 from drivetrain.usercode import closure, code_digest, load_function
 
 
@@ -56,3 +57,13 @@ def test_a_function_is_loaded_with_the_projects_own_imports(project: Path) -> No
 def test_what_cannot_be_loaded_is_told(project: Path, name: str, message: str) -> None:
     with pytest.raises(StageError, match=message):
         load_function(project, name)
+
+
+def test_a_framework_that_is_not_installed_is_met_with_the_command_that_installs_it(
+    project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "keras", None)  # as if it were not installed
+    (project / "net.py").write_text("import keras\n")
+    with pytest.raises(MissingLibrary, match="keras is not installed") as caught:
+        load_function(project, "net.py:train")
+    assert caught.value.hint == "pip install 'drivetrain[tensorflow]'"

@@ -24,6 +24,9 @@ class Stage:
     """Folders under `backends/` that it is given an answer of."""
     version: int
     """Raised when the stage's own code changes what it makes."""
+    still_holds: str | None = None
+    """ "module:function": whether what the stage left outside of its artifacts (a store, an endpoint) is still there, asked before a
+    cached result is used."""
 
     @property
     def parts(self) -> set[str]:
@@ -49,6 +52,7 @@ STAGES: tuple[Stage, ...] = (
         "features", "Feast's features are joined to the rows, point in time, and materialised online",
         inputs={"snapshot": "ingest.snapshot"},
         reads=("name", "data", "features"), loads=("features",), needs=("features",), version=1,
+        still_holds="drivetrain.wiring:online_store_there",
     ),
     Stage(
         "validate", "Great Expectations judges the training frame",
@@ -60,6 +64,7 @@ STAGES: tuple[Stage, ...] = (
         inputs={"frame": "features.frame", "checked": "validate.verdict"},
         reads=("name", "data.label_delay", "train.function", "train.parameters", "train.seed", "evaluate.holdout"),
         loads=("train",), needs=("tracking",), version=1,
+        still_holds="drivetrain.wiring:tracking_there",
     ),
     Stage(
         "evaluate", "the gate: the hold-out's metric against the minimum and the champion",
@@ -74,6 +79,7 @@ STAGES: tuple[Stage, ...] = (
             "report": "evaluate.report", "passed": "evaluate.verdict",
         },
         reads=("name", "evaluate.metric"), loads=(), needs=("tracking",), version=1,
+        still_holds="drivetrain.wiring:tracking_there",
     ),
     Stage(
         "deploy", "the version answers at its endpoint and becomes the champion",
@@ -82,6 +88,7 @@ STAGES: tuple[Stage, ...] = (
         },
         reads=("name", "train.function", "serving.runner", "serving.cog", "serving.host", "serving.port"),
         loads=("serving", "train"), needs=("serving", "tracking"), version=1,
+        still_holds="drivetrain.backends.serving.alive:still_holds",
     ),
 )  # fmt: skip
 """In an order in which each stage comes after those it takes inputs from."""

@@ -16,7 +16,10 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
-from drivetrain.errors import StageError
+from drivetrain.errors import MissingLibrary, StageError
+
+_EXTRAS = {"torch": "torch", "tensorflow": "tensorflow", "keras": "tensorflow"}
+"""Libraries that are left to the user to install, and the extra that brings each."""
 
 _SKIP = {"__pycache__", "data", "node_modules"}
 
@@ -81,7 +84,8 @@ def code_digest(project: Path, starts: Iterable[str]) -> str:
 def load_function(project: Path, name: str) -> Callable[..., Any]:
     """The function named `FILE.py:FUNCTION`, its module imported with the project first on the path.
 
-    Raises `StageError` if importing the file raises or the function is not in it.
+    Raises `StageError` if importing the file raises or the function is not in it, `MissingLibrary` if it imports PyTorch,
+    TensorFlow or Keras and that is not installed.
     """
     file, _, function = name.rpartition(":")
     path = project / file
@@ -101,6 +105,8 @@ def load_function(project: Path, name: str) -> Callable[..., Any]:
             spec.loader.exec_module(module)
         except Exception as error:
             del sys.modules[module_name]
+            if isinstance(error, ModuleNotFoundError) and error.name in _EXTRAS:
+                raise MissingLibrary(error.name, _EXTRAS[error.name]) from error
             raise StageError(f"importing {file} raised {type(error).__name__}: {error}", where=name) from error
     found = getattr(module, function, None)
     if not callable(found):

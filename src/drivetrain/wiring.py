@@ -18,7 +18,7 @@ from drivetrain.definition.definition import Definition
 from drivetrain.definition.parts import Target
 from drivetrain.engines import graph
 from drivetrain.project import Project
-from drivetrain.records import Scalar, digest
+from drivetrain.records import FeaturesOutputs, Scalar, digest
 from drivetrain.redact import Redactor
 from drivetrain.usercode import code_digest
 
@@ -69,6 +69,21 @@ def tracking(state: Path, target: Target) -> Any:
     return answer("tracking", "mlflow")(
         f"sqlite:///{state / 'mlflow' / 'mlflow.db'}", str(state / "mlflow" / "artifacts")
     )
+
+
+def _tracking_database(state: Path) -> Path:
+    return state / "mlflow" / "mlflow.db"
+
+
+def tracking_there(told: Mapping[str, Any], outputs: Any) -> bool:
+    """Whether the runs and versions that a cached result refers to can still be there: MLflow's own database exists."""
+    target = Definition.model_validate(told["definition"]).target(told["target"])
+    return target.tracking is not None or _tracking_database(Path(told["state"])).exists()
+
+
+def online_store_there(told: Mapping[str, Any], outputs: FeaturesOutputs) -> bool:
+    """Whether the online store that the features were written to still exists; of one on a server nothing is asked."""
+    return outputs.online.id != "sqlite" or (Path(told["state"]) / "feast" / "online.db").exists()
 
 
 def _needs(wanted: Sequence[str], state: Path, target: Target) -> dict[str, Any]:
@@ -161,7 +176,7 @@ def _step(project: Project, row: lifecycle.Stage, told: Mapping[str, Any]) -> St
         memory=train.resources.memory if train else None,
         cpu=train.resources.cpu if train else None,
         warm=[row.entry.partition(":")[0], *_modules(project, row)],
-        still_holds="drivetrain.backends.serving.alive:still_holds" if row.name == "deploy" else None,
+        still_holds=row.still_holds,
     )
 
 

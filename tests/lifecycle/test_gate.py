@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -104,6 +105,10 @@ def test_from_until_and_no_cache_choose_what_is_carried_out(
     again = run(drivetrain, project, "--until", "evaluate", "--no-cache")[1]
     assert states(first) == ["cached"] * 5
     assert states(again) == ["done"] * 5
+    shutil.rmtree(project / ".drivetrain" / "mlflow")
+    assert states(run(drivetrain, project, "--until", "train")[1]) == ["cached"] * 3 + ["done"], (
+        "MLflow's runs are gone"
+    )
     for before, after in zip(first["stages"], again["stages"], strict=True):
         made = {name: value.get("digest") for name, value in before["outputs"].items()}
         assert made == {name: value.get("digest") for name, value in after["outputs"].items()}, before["stage"]

@@ -52,6 +52,8 @@ def stage(
     inputs = _inputs(opened, store, row, dict(given), run_id)
     key = graph.cache_key(wiring.fingerprint(opened, row), inputs)
     outputs = None if no_cache else cache.find(store, key, row.outputs)
+    if outputs is not None and row.still_holds and not cache.load(row.still_holds)(wiring.payload(opened), outputs):
+        outputs = None
     state = "cached"
     if outputs is None:
         state, outputs = "done", _carry_out(opened, row, inputs, run_id or wiring.new_run_id())
