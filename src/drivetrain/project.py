@@ -15,7 +15,7 @@ from pathlib import Path
 from drivetrain.definition import check, load
 from drivetrain.definition.definition import Definition, find_project
 from drivetrain.definition.parts import Target
-from drivetrain.definition.values import is_function
+from drivetrain.definition.values import is_function, matching
 from drivetrain.errors import UsageError
 from drivetrain.journal import Journal
 from drivetrain.records import digest
@@ -85,16 +85,8 @@ class Project:
     def source_digests(self) -> dict[str, str]:
         """Digest of each data file that the definition names (`rows.csv`, `raw/*.parquet`); a file is read again only
         when its size, time or inode has changed."""
-        paths = {path for source in self.sources() if "://" not in source for path in self._matching(source)}
-        return {str(path.relative_to(self.root)): self._file_digest(path) for path in sorted(paths)}
-
-    def _matching(self, pattern: str) -> list[Path]:
-        if any(mark in pattern for mark in "*?["):
-            return [path for path in self.root.glob(pattern) if path.is_file()]
-        path = self.root / pattern
-        if path.is_dir():
-            return [entry for entry in path.rglob("*") if entry.is_file()]
-        return [path] if path.is_file() else []
+        found = {path for source in self.sources() if "://" not in source for path in matching(self.root, source)}
+        return {os.path.relpath(path, self.root): self._file_digest(path) for path in sorted(found) if path.is_file()}
 
     def _file_digest(self, path: Path) -> str:
         stat = path.stat()
@@ -118,7 +110,7 @@ def open_project(
     root = find_project(start)
     source = load.read(root, parameters, memory=root / STATE / "definition.json")
     if checked:
-        check.check(root, source)
+        check.check(root, source, memory=root / STATE / "checked")
     try:
         source.definition.target(target)
     except KeyError as error:

@@ -12,8 +12,7 @@ from typing import Any
 
 from drivetrain import champion, lifecycle
 from drivetrain.backends.objects import Objects
-from drivetrain.backends.runner import Plan, Progress, Step
-from drivetrain.backends.runner.worker import WorkerContext
+from drivetrain.backends.runner import Plan, Progress, Step, WorkerContext
 from drivetrain.definition.definition import Definition
 from drivetrain.definition.parts import Target
 from drivetrain.engines import graph

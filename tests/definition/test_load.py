@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from drivetrain.definition import check, load
 from drivetrain.definition.values import format_duration, parse_duration, parse_instant, parse_size
 from drivetrain.errors import DefinitionError, Problem
+from drivetrain.project import open_project
 
 GOOD = """\
 name: late
@@ -180,3 +181,25 @@ def test_a_definition_read_before_is_not_parsed_again_until_its_text_or_its_para
     with pytest.raises(DefinitionError) as caught:
         check.check(project, load.read(project, memory=memory))
     assert caught.value.problems[0].line == 3
+
+
+def test_what_was_found_before_is_looked_for_again_when_a_file_changes(project: Path) -> None:
+    memory = project / "checked"
+    check.check(project, load.read(project), memory=memory)
+    before = memory.read_text()
+    (project / "train.py").write_text("def other(): ...\n")
+    with pytest.raises(DefinitionError) as caught:
+        check.check(project, load.read(project), memory=memory)
+    assert caught.value.problems[0].message == "train.py has no train"
+    (project / "train.py").unlink()
+    with pytest.raises(DefinitionError):
+        check.check(project, load.read(project), memory=memory)
+    assert memory.read_text() == before
+
+
+@pytest.mark.parametrize("name", ["{0}/rows.csv", "{0}/r*.csv", "../{1}/rows.csv", "../{1}/r*.csv", "r*.csv"])
+def test_data_may_lie_anywhere_and_are_named_by_glob(project: Path, name: str) -> None:
+    wanted = name.format(project, project.name)
+    (project / "drivetrain.yaml").write_text(GOOD.replace("rows.csv", wanted))
+    check.check(project, load.read(project))
+    assert list(open_project(project).source_digests()) == ["rows.csv"]

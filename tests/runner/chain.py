@@ -12,9 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from drivetrain.backends.objects.directory import open_directory
-from drivetrain.backends.runner import Plan, Step
+from drivetrain.backends.runner import Plan, Step, WorkerContext
 from drivetrain.backends.runner.local import LocalRunner
-from drivetrain.backends.runner.worker import WorkerContext
 from drivetrain.cli.progress import Lines
 from drivetrain.journal import Journal
 from drivetrain.records import Artifact, digest

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from drivetrain.backends.objects.directory import open_directory
-from drivetrain.backends.runner.worker import WorkerContext
+from drivetrain.backends.runner import WorkerContext
 from drivetrain.errors import StageError, Unavailable
 from drivetrain.records import Artifact, Verdict
 

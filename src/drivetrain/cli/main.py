@@ -79,6 +79,9 @@ def cli(ctx: click.Context, debug: bool, project: str) -> None:
 def main() -> None:
     """The console script."""
     debug = "--debug" in sys.argv
+    # Looking for pydantic's plug-ins reads the metadata of every installed package; none has a part in the definition. Workers,
+    # which run the user's code, drop this again.
+    os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "true")
     try:
         cli(standalone_mode=False)
     except click.exceptions.Exit as stop:

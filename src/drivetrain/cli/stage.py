@@ -14,8 +14,7 @@ import click
 
 from drivetrain import champion, lifecycle, project, wiring
 from drivetrain.backends.objects import Objects
-from drivetrain.backends.runner import cache
-from drivetrain.backends.runner.worker import WorkerContext
+from drivetrain.backends.runner import WorkerContext, cache
 from drivetrain.cli import output
 from drivetrain.engines import graph
 from drivetrain.errors import UsageError

@@ -3,21 +3,42 @@
 from __future__ import annotations
 
 import ast
+import contextlib
 import difflib
 import json
 from collections.abc import Iterator
 from pathlib import Path
 
 from drivetrain.definition.load import Place, Source, suggestion
-from drivetrain.definition.values import is_function, split_function
+from drivetrain.definition.values import is_function, matching, split_function
 from drivetrain.errors import DefinitionError, Problem
+from drivetrain.records import digest
 
 
-def check(project: Path, source: Source) -> None:
-    """Raises `DefinitionError` with everything that the definition names and that is not there."""
+def check(project: Path, source: Source, memory: Path | None = None) -> None:
+    """Raises `DefinitionError` with everything that the definition names and that is not there.
+
+    `memory` is a file that keeps what was looked at when all was well: as long as no file's size or time has changed since, none is
+    read again.
+    """
+    seen = digest([source.definition.model_dump(mode="json"), _looks(project, source)])
+    if memory is not None and memory.is_file() and memory.read_text(encoding="utf-8") == seen:
+        return
     problems = list(_missing(project, source))
     if problems:
         raise DefinitionError(sorted(problems, key=lambda problem: (problem.file, problem.line)))
+    if memory is not None and memory.parent.is_dir():
+        with contextlib.suppress(OSError):  # only time is lost
+            memory.write_text(seen, encoding="utf-8")
+
+
+def _looks(project: Path, source: Source) -> list[list[str | int]]:
+    """Name, size and time of every file that `_missing` reads or looks for."""
+    named = [split_function(name)[0] if is_function(name) else name for _, name in _named(source)]
+    paths = [path for name in named if "://" not in name for path in matching(project, name)]
+    paths += [inner for path in paths if path.is_dir() for inner in sorted(path.rglob("*.py"))]
+    stats = [(path, path.stat()) for path in paths]
+    return [[str(path), stat.st_size, stat.st_mtime_ns] for path, stat in stats]
 
 
 def _missing(project: Path, source: Source) -> Iterator[Problem]:
@@ -27,7 +48,7 @@ def _missing(project: Path, source: Source) -> Iterator[Problem]:
             continue
         if is_function(name):
             yield from _function_problems(project, source, place, name)
-        elif not _exists(project, name):
+        elif not matching(project, name):
             yield source.problem(place, f"{name} does not exist", _near_file(project, name))
         elif place[-1] == "suite":
             yield from _suite_problems(project, source, place, name)
@@ -53,12 +74,6 @@ def _named(source: Source) -> Iterator[tuple[Place, str]]:
         yield ("serving", "runner"), definition.serving.runner
     if definition.serving.cog:
         yield ("serving", "cog"), definition.serving.cog
-
-
-def _exists(project: Path, name: str) -> bool:
-    if any(mark in name for mark in "*?["):
-        return next(iter(project.glob(name)), None) is not None
-    return (project / name).exists()
 
 
 def _near_file(project: Path, name: str) -> str:

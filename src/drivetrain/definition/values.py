@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from datetime import UTC, date, datetime, timedelta
+from pathlib import Path
 from typing import Annotated, Any
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, PlainSerializer, WithJsonSchema
@@ -85,6 +86,14 @@ class Part(BaseModel):
     """A part of the definition: immutable, and refusing keys it does not know."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True, use_attribute_docstrings=False)
+
+
+def matching(project: Path, name: str) -> list[Path]:
+    """The files and directories that a path or glob names, relative to the project or absolute, sorted."""
+    path = project / name
+    if not any(mark in name for mark in "*?["):
+        return [path] if path.exists() else []
+    return sorted(Path(path.anchor).glob(str(path.relative_to(path.anchor))))
 
 
 def split_function(name: str) -> tuple[str, str]:

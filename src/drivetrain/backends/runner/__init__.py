@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Protocol
 
 from drivetrain.records import Scalar
@@ -73,6 +74,18 @@ class RunResult:
     exit_code: int
     steps: Sequence[StepResult]
     seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerContext:
+    """What an entry function is given beside its payload and its inputs."""
+
+    run_id: str
+    step: str
+    work: Path
+    """An empty directory that is deleted afterwards."""
+    threads: int
+    say: Callable[[str], None]
 
 
 class Progress(Protocol):

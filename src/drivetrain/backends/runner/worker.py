@@ -13,7 +13,7 @@ import signal
 import sys
 import threading
 import traceback
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from multiprocessing import resource_tracker
@@ -21,6 +21,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
+from drivetrain.backends.runner import WorkerContext
 from drivetrain.backends.runner.cache import load
 from drivetrain.errors import DrivetrainError, StageError
 from drivetrain.records import encode
@@ -46,18 +47,6 @@ class Job:
     work: Path
 
 
-@dataclass(frozen=True, slots=True)
-class WorkerContext:
-    """What an entry function is given beside its payload and its inputs."""
-
-    run_id: str
-    step: str
-    work: Path
-    """An empty directory that is deleted afterwards."""
-    threads: int
-    say: Callable[[str], None]
-
-
 def main(messages: Connection, output: Connection, warm: Sequence[str], threads: int) -> None:
     """The whole life of a worker process; never returns. Its job comes as the first message, maybe a while after its start:
     until then it imports the modules `warm`."""
@@ -71,7 +60,9 @@ def main(messages: Connection, output: Connection, warm: Sequence[str], threads:
     resource_tracker._resource_tracker._fd = None  # type: ignore[attr-defined]
     for name in _THREADS:
         os.environ[name] = str(threads)
-    os.environ.pop("PYTHONHASHSEED", None)  # was for this process alone; a server started from here needs random hashes
+    # Both were for processes that run no user code; what is started from here shall have them as usual.
+    os.environ.pop("PYTHONHASHSEED", None)
+    os.environ.pop("PYDANTIC_DISABLE_PLUGINS", None)
     for name in warm:
         with contextlib.suppress(Exception):  # raised again, and told, when the job needs the module
             import_module(name)
