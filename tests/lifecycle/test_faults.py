@@ -42,10 +42,14 @@ def test_a_training_function_that_misbehaves(drivetrain: Command, make_wine: Mak
     stages = {entry["stage"]: entry for entry in json.loads(found.stdout)["stages"]}
     assert message in stages["train"]["message"]
     assert [stages[name]["state"] for name in ("ingest", "features", "validate")] == ["done"] * 3
-    (project / "train.py").write_text(
-        (Path(__file__).parent / "conftest.py").read_text().split('TRAIN = """\\\n')[1].split('"""')[0]
-    )
-    change(project, "drivetrain.yaml", f"timeout: {limit}", "timeout: 2m")
+
+
+def test_a_run_that_failed_goes_on_when_its_cause_is_mended(drivetrain: Command, make_wine: Maker) -> None:
+    project = make_wine("mended")
+    good = (project / "train.py").read_text()
+    (project / "train.py").write_text("import nowhere\n" + good)
+    assert drivetrain("run", directory=project).returncode == 1
+    (project / "train.py").write_text(good)
     mended = json.loads(drivetrain("run", "--json", "--resume", directory=project).stdout)
     assert [entry["state"] for entry in mended["stages"]] == ["cached"] * 3 + ["done"] * 4
 
