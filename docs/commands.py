@@ -36,7 +36,7 @@ def text() -> str:
 
 def _command(command: click.Command | None, parent: click.Context, name: str, level: int) -> Iterator[str]:
     assert command is not None
-    context = click.Context(command, info_name=name, parent=parent)
+    context = click.Context(command, info_name=name, parent=parent, terminal_width=1000, max_content_width=1000)
     usage = command.get_usage(context).removeprefix("Usage: ").replace("\n", " ")
     yield f"{'#' * level} {context.command_path.removeprefix('drivetrain ')}\n"
     yield f"    {' '.join(usage.split())}\n"

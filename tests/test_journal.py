@@ -54,13 +54,13 @@ def test_a_run_is_found_by_the_beginning_of_its_id_if_that_is_unique(journal: Jo
     assert journal.run("") is None
 
 
-def test_a_resumed_run_keeps_when_it_began(journal: Journal) -> None:
+def test_a_resumed_run_keeps_when_it_began_and_tells_what_it_is_about_now(journal: Journal) -> None:
     journal.start_run("r1", "flights", {"a": 1}, 7, 10.0)
     journal.end_run("r1", "interrupted", 130, 11.0)
     journal.start_run("r1", "flights", {"a": 2}, 8, 20.0)
     run = journal.run("r1")
     assert run is not None
-    assert (run.state, run.started, run.ended, run.pid, run.facts) == ("running", 10.0, None, 8, {"a": 1})
+    assert (run.state, run.started, run.ended, run.pid, run.facts) == ("running", 10.0, None, 8, {"a": 2})
 
 
 def test_a_file_digest_holds_only_for_the_same_size_time_and_inode(journal: Journal) -> None:
@@ -98,3 +98,30 @@ except SystemFault as error:
     again = Journal(path)
     assert again.run("r1") is not None
     assert len(again.events("r1")) > 5
+
+
+def test_the_latest_attempt_is_the_last_one_begun_even_when_the_clock_was_set_back(journal: Journal) -> None:
+    journal.start_run("r1", "flights", {}, 7, 100.0)
+    journal.end_attempt("r1", "train", journal.start_attempt("r1", "train", "k", 101.0), "retried", 102.0)
+    journal.end_attempt("r1", "train", journal.start_attempt("r1", "train", "k", 50.0), "done", 51.0, outputs={"a": 1})
+    journal.start_run("r2", "flights", {}, 7, 60.0)
+    assert journal.latest("r1")["train"].state == "done"
+    assert [run.id for run in journal.runs()] == ["r2", "r1"]
+
+
+def test_an_attempt_that_a_killed_process_left_open_is_lost_when_the_result_is_then_found_cached(
+    journal: Journal,
+) -> None:
+    journal.start_run("r1", "flights", {}, 7, 10.0)
+    journal.start_attempt("r1", "train", "k", 11.0)
+    journal.keep_cached("r1", [("train", "cached", "k", {"a": 1}, "")], 20.0)
+    assert [attempt.state for attempt in journal.attempts("r1")] == ["lost", "cached"]
+
+
+def test_a_full_disk_is_told_as_what_it_is(journal: Journal) -> None:
+    journal.start_run("r1", "flights", {}, 7, 10.0)
+    pages = journal._db.execute("pragma page_count").fetchone()[0]
+    journal._db.execute(f"pragma max_page_count={pages}")
+    with pytest.raises(SystemFault, match="full") as caught:
+        journal.keep_cached("r1", [("train", "cached", "k", {"a": "x" * 1_000_000}, "")], 20.0)
+    assert caught.value.hint == "free some space"

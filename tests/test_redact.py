@@ -27,3 +27,9 @@ ENVIRONMENT = {
 )
 def test_secret_values_and_passwords_in_urls_are_masked_and_nothing_else(text: str, clean: str) -> None:
     assert Redactor(ENVIRONMENT)(text) == clean
+
+
+def test_each_line_of_a_secret_of_several_lines_is_masked() -> None:
+    clean = Redactor({"TLS_PRIVATE_KEY": "-----BEGIN-----\nMIIEowIBAAKCAQEA\n  c2VjcmV0IQ==\n"})
+    assert clean("MIIEowIBAAKCAQEA") == "***"
+    assert clean("got '-----BEGIN-----\\nMIIEowIBAAKCAQEA\\n  c2VjcmV0IQ=='") == "got '***\\n***\\n  ***'"

@@ -67,3 +67,18 @@ def test_a_framework_that_is_not_installed_is_met_with_the_command_that_installs
     with pytest.raises(MissingLibrary, match="keras is not installed") as caught:
         load_function(project, "net.py:train")
     assert caught.value.hint == "pip install 'drivetrain[tensorflow]'"
+
+
+def test_imports_of_a_package_above_and_from_the_entry_files_directory_are_followed(tmp_path: Path) -> None:
+    files = {
+        "src/train.py": "import lib.deep.part\n",
+        "src/lib/deep/part.py": "from ..near import x\nfrom .. import beside\nimport util\n",
+        "src/lib/near.py": "x = 1\n",
+        "src/lib/beside.py": "",
+        "src/util.py": "",
+        "near.py": "",
+    }
+    for name, text in files.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True, parents=True)
+        (tmp_path / name).write_text(text)
+    assert {path.as_posix() for path in closure(tmp_path, ["src/train.py"])} == files.keys() - {"near.py"}

@@ -48,7 +48,7 @@ def main() -> None:
     for name, value in rows:
         print(f"  {name:<{width}}  {value}")
     print(f"""
-  look further   cd {HERE}
+  look further   cd {HERE} && . {sys.prefix}/bin/activate
                  drivetrain show --timings
                  drivetrain lineage {answer["id"]} -o lineage.html
                  drivetrain show --files evaluate -o report

@@ -1,4 +1,4 @@
-"""What happened: runs, attempts, events, revisions and predictions of one project, in one SQLite database.
+"""What happened: runs, attempts, events and predictions of one project, and digests of its files, in one SQLite database.
 
 Every change is one transaction with `synchronous=FULL`, so that a process killed at any instant leaves a journal that
 tells how far it came. Only the process that holds the project's lock writes runs; anyone may read.
@@ -106,10 +106,11 @@ class Journal:
     # runs
 
     def start_run(self, run_id: str, lifecycle: str, facts: Mapping[str, Scalar], pid: int, now: float) -> None:
-        """Opens a run, or opens it again under a new process when it is resumed."""
+        """Opens a run, or opens it again when it is resumed, under a new process and with what it is about now."""
         self._write(
             "insert into runs values (?, ?, 'running', null, ?, null, ?, ?) "
-            "on conflict (id) do update set state = 'running', exit_code = null, ended = null, pid = excluded.pid",
+            "on conflict (id) do update set state = 'running', exit_code = null, ended = null, pid = excluded.pid, "
+            "facts = excluded.facts",
             run_id, lifecycle, now, pid, json.dumps(facts),
         )  # fmt: skip
 
@@ -125,7 +126,7 @@ class Journal:
 
     def runs(self, limit: int = 1000) -> list[RunRow]:
         """The newest runs, newest first."""
-        return self._runs("order by started desc, rowid desc limit ?", limit)
+        return self._runs("order by rowid desc limit ?", limit)
 
     def _runs(self, clause: str, *values: object) -> list[RunRow]:
         names = ("id", "lifecycle", "state", "exit_code", "started", "ended", "pid", "facts")
@@ -139,10 +140,7 @@ class Journal:
     def start_attempt(self, run_id: str, stage: str, key: str, now: float) -> int:
         """Opens an attempt and returns its number, from 1. One left open by a killed process is closed as `lost`."""
         with self._translated(), self._transaction():
-            self._db.execute(
-                "update attempts set state = 'lost', ended = ? where run_id = ? and stage = ? and state = 'running'",
-                (now, run_id, stage),
-            )
+            self._close_lost(run_id, stage, now)
             number: int = self._db.execute(
                 "select coalesce(max(attempt), 0) + 1 from attempts where run_id = ? and stage = ?", (run_id, stage)
             ).fetchone()[0]
@@ -169,6 +167,8 @@ class Journal:
     ) -> None:
         """Writes attempts that took their results from the cache, in one transaction: stage, state, key, outputs, message."""
         with self._translated(), self._transaction():
+            for stage, *_ in rows:
+                self._close_lost(run_id, stage, now)
             self._db.executemany(
                 "insert into attempts (run_id, stage, attempt, state, key, started, ended, outputs, message) values "
                 "(?1, ?2, (select coalesce(max(attempt), 0) + 1 from attempts where run_id = ?1 and stage = ?2), "
@@ -179,14 +179,21 @@ class Journal:
                 ],
             )
 
+    def _close_lost(self, run_id: str, stage: str, now: float) -> None:
+        self._db.execute(
+            "update attempts set state = 'lost', ended = ? where run_id = ? and stage = ? and state = 'running'",
+            (now, run_id, stage),
+        )
+
     def attempts(self, run_id: str) -> list[AttemptRow]:
         """Every attempt of a run, in the order in which they began."""
         names = (
             "run_id", "stage", "attempt", "state", "key", "started", "ended", "peak_memory", "outputs", "message", "hint",
         )  # fmt: skip
         with self._translated():
+            # Not by time: the clock may have been set back.
             rows = self._db.execute(
-                f"select {', '.join(names)} from attempts where run_id = ? order by started, rowid", (run_id,)
+                f"select {', '.join(names)} from attempts where run_id = ? order by rowid", (run_id,)
             ).fetchall()
         found = [dict(zip(names, row, strict=True)) for row in rows]
         return [AttemptRow(**{**row, "outputs": json.loads(row["outputs"] or "null")}) for row in found]
@@ -205,7 +212,7 @@ class Journal:
         """The lines of a run: stage, time, text."""
         with self._translated():
             return self._db.execute(
-                "select stage, time, text from events where run_id = ? order by time, rowid", (run_id,)
+                "select stage, time, text from events where run_id = ? order by rowid", (run_id,)
             ).fetchall()
 
     # predictions
@@ -243,6 +250,7 @@ class Journal:
         try:
             yield
         except BaseException:
-            self._db.execute("rollback")
+            if self._db.in_transaction:  # a full disk has SQLite roll back by itself
+                self._db.execute("rollback")
             raise
         self._db.execute("commit")

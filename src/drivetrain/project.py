@@ -99,6 +99,11 @@ class Project:
         return known
 
 
+def open_journal(start: Path) -> Journal:
+    """The journal of the project that `start` lies in, its definition unread. Raises `UsageError` if there is none."""
+    return Journal(find_project(start) / STATE / "journal.db")
+
+
 def open_project(
     start: Path, *, target: str = "local", parameters: Mapping[str, str] | None = None, checked: bool = True
 ) -> Project:

@@ -21,7 +21,10 @@ class Redactor:
     """
 
     def __init__(self, environment: Mapping[str, str]) -> None:
-        values = {v for name, v in environment.items() if _SECRET_NAME.search(name) and len(v) >= _SHORTEST}
+        secrets = [value for name, value in environment.items() if _SECRET_NAME.search(name)]
+        # Logs are masked line by line, so the lines of a key or a JSON document are secrets of their own.
+        pieces = {piece for value in secrets for piece in (value, *map(str.strip, value.splitlines()))}
+        values = {piece for piece in pieces if len(piece) >= _SHORTEST}
         # Longest first, so that a secret that contains another goes whole.
         self._values = sorted(values, key=len, reverse=True)
 

@@ -31,6 +31,8 @@ def closure(project: Path, starts: Iterable[str]) -> list[Path]:
     report those.
     """
     todo, found = [project / start for start in starts], set[Path]()
+    # As `load_function` puts them on Python's path.
+    homes = tuple(dict.fromkeys((project, *(path.parent for path in todo))))
     while todo:
         path = todo.pop()
         if path.is_dir():
@@ -39,7 +41,7 @@ def closure(project: Path, starts: Iterable[str]) -> list[Path]:
             found.add(path)
             if path.suffix == ".py":
                 stat = path.stat()
-                todo += _imports(project, path, stat.st_mtime_ns, stat.st_size)
+                todo += _imports(homes, path, stat.st_mtime_ns, stat.st_size)
     return sorted(path.relative_to(project) if path.is_relative_to(project) else path for path in found)
 
 
@@ -50,21 +52,23 @@ def _walk(directory: Path) -> Iterable[tuple[str, list[str]]]:
 
 
 @functools.lru_cache(maxsize=1000)  # a run asks for the same files once for each stage
-def _imports(project: Path, path: Path, mtime_ns: int, size: int) -> tuple[Path, ...]:
+def _imports(homes: tuple[Path, ...], path: Path, mtime_ns: int, size: int) -> tuple[Path, ...]:
     try:
         tree = ast.parse(path.read_bytes())
-    except SyntaxError:
+    except (SyntaxError, ValueError):
         return ()
-    names: list[str] = []
+    names: list[tuple[tuple[Path, ...], str]] = []
+    homes = tuple(dict.fromkeys((*homes, path.parent)))
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
-            names += [alias.name for alias in node.names]
+            names += [(homes, alias.name) for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
             base = node.module or ""
-            names += [base, *(f"{base}.{alias.name}".lstrip(".") for alias in node.names)]
+            places = (path.parents[min(node.level, len(path.parents)) - 1],) if node.level else homes
+            names += [(places, base), *((places, f"{base}.{alias.name}".lstrip(".")) for alias in node.names)]
     found: list[Path] = []
-    for name in filter(None, names):
-        for home in dict.fromkeys((project, path.parent)):
+    for places, name in names:
+        for home in places if name else ():
             parts = name.split(".")
             spot = home.joinpath(*parts)
             packages = [home.joinpath(*parts[: count + 1], "__init__.py") for count in range(len(parts))]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
 import uuid
@@ -65,9 +66,7 @@ def tracking(state: Path, target: Target) -> Any:
     if target.tracking:
         return answer("tracking", "mlflow")(target.tracking, None)
     (state / "mlflow").mkdir(parents=True, exist_ok=True)
-    return answer("tracking", "mlflow")(
-        f"sqlite:///{state / 'mlflow' / 'mlflow.db'}", str(state / "mlflow" / "artifacts")
-    )
+    return answer("tracking", "mlflow")(f"sqlite:///{_tracking_database(state)}", str(state / "mlflow" / "artifacts"))
 
 
 def _tracking_database(state: Path) -> Path:
@@ -126,7 +125,7 @@ def _at(dumped: Any, key: str) -> Any:
     return dumped
 
 
-def plan(project: Project, store: Objects, fresh: Sequence[str] = ()) -> Plan:
+def plan(project: Project, store: Objects, fresh: Sequence[str] = (), until: str = "") -> Plan:
     """The lifecycle's stages as steps, with all that counts towards their keys."""
     shared = payload(project)
     steps = [_step(project, row, shared) for row in lifecycle.STAGES]
@@ -135,7 +134,7 @@ def plan(project: Project, store: Objects, fresh: Sequence[str] = ()) -> Plan:
         lifecycle=name,
         steps=steps,
         externals={"champion": lambda inputs: champion.rival(store, name, inputs["model"].digest)},
-        facts={**shared["facts"], "fresh": ",".join(fresh)},
+        facts={**shared["facts"], "fresh": ",".join(fresh), "until": until},
     )
 
 
@@ -206,7 +205,9 @@ def execute(context: WorkerContext, told: Mapping[str, Any], inputs: Mapping[str
         fingerprints={name: str(told["facts"][name]) for name in ("definition", "code", "lock", "commit")},
         say=context.say,
     )
-    return module.run(stage_context, module.Inputs(**inputs), **_needs(row.needs, state, target))
+    # The user's code may name files as the definition does: from the project, wherever the command was typed.
+    with contextlib.chdir(stage_context.project):
+        return module.run(stage_context, module.Inputs(**inputs), **_needs(row.needs, state, target))
 
 
 def only(definition: Definition, parts: set[str]) -> Definition:

@@ -84,6 +84,9 @@ def test_the_project_is_found_from_a_directory_below_and_by_option(project: Path
         (["run", "--resume", "nope"], "there is no run nope"),
         (["run", "--resume", "--param", "a=b"], "goes on with its own parameters"),
         (["run", "--param", "depth"], "not of the form KEY=VALUE"),
+        (["run", "--param", "train.parameters.depth=[1"], "'[1' is not YAML"),
+        (["run", "--resume", "--target", "moon"], "at its own target"),
+        (["run", "--from", "evaluate", "--until", "train"], "a run until train does not come to evaluate"),
         (["run", "--target", "moon"], "no target moon"),
         (["deploy"], "no model has been promoted yet"),
         (["predict", "a=1"], "no endpoint answers"),
@@ -135,4 +138,54 @@ def test_an_unwritable_project_is_told(project: Path) -> None:
     assert found.returncode == 1
     assert str(project / ".drivetrain") in found.stderr
     assert "hint: " in found.stderr
+    assert "Traceback" not in found.stderr
+
+
+def test_an_editors_lock_file_in_a_feature_repository_is_passed_over(project: Path) -> None:
+    (project / "repo").mkdir()
+    (project / "repo" / ".#features.py").symlink_to("someone@host.1234")
+    (project / "drivetrain.yaml").write_text(
+        "name: wine\ndata: {source: rows.csv, label: target, timestamp: t}\nfeatures: {repo: repo, service: s}\n"
+        "train: {function: 'train.py:train'}\nevaluate: {metric: accuracy}\n"
+    )
+    found = drivetrain("run", directory=project)
+    assert found.returncode == 2
+    assert "repo has no feature service s" in found.stderr
+
+
+def test_a_resumed_run_goes_on_at_its_target_with_its_parameters_up_to_where_it_was_to_go(project: Path) -> None:
+    with (project / "drivetrain.yaml").open("a") as file:
+        file.write("targets: {other: {objects: elsewhere}}\n")
+    (project / "rows.csv").write_text("a,wrong\n1,0\n")
+    arguments = ["run", "--json", "--until", "ingest", "--target", "other", "--param", "train.seed=7"]
+    first = json.loads(drivetrain(*arguments, directory=project).stdout)
+    assert first["state"] == "failed"
+    (project / "rows.csv").write_text("a,target\n1,0\n2,1\n")
+    again = json.loads(drivetrain("run", "--resume", "--json", directory=project).stdout)
+    assert (again["run"], again["state"]) == (first["run"], "done")
+    assert [stage["stage"] for stage in again["stages"]] == ["ingest"]
+    facts = json.loads(drivetrain("show", "--json", directory=project).stdout)["facts"]
+    assert (facts["target"], facts["until"], facts["param.train.seed"]) == ("other", "ingest", "7")
+
+
+def test_the_json_of_a_stage_is_alone_on_standard_output_and_the_users_code_works_in_the_project(project: Path) -> None:
+    (project / "data.py").write_text(
+        "import os, pandas as pd\n"
+        "def load():\n    print('loading')\n    os.system('echo from a child')\n    return pd.read_csv('rows.csv')\n"
+    )
+    text = (project / "drivetrain.yaml").read_text().replace("source: rows.csv", "source: 'data.py:load'")
+    (project / "drivetrain.yaml").write_text(text)
+    found = drivetrain("-C", str(project), "stage", "ingest", "--json", directory=Path("/"))
+    assert json.loads(found.stdout)["state"] == "done", found.stderr
+    assert "loading\n" in found.stderr
+    assert "from a child\n" in found.stderr
+
+
+def test_a_file_where_a_directory_has_to_be_is_told_without_a_traceback(project: Path) -> None:
+    (project / ".drivetrain").mkdir()
+    (project / ".drivetrain" / "logs").write_text("")
+    found = drivetrain("run", directory=project)
+    assert found.returncode == 1
+    assert "error: " in found.stderr
+    assert str(project / ".drivetrain" / "logs") in found.stderr
     assert "Traceback" not in found.stderr

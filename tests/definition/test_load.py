@@ -129,6 +129,26 @@ def test_parameters_replace_keys_and_are_checked_too(project: Path) -> None:
         load.read(project, {"name.x": "3"})
 
 
+def test_a_mistake_in_a_parameter_of_the_command_line_is_not_laid_to_the_file(project: Path) -> None:
+    for name, text in [
+        ("a.b", "3"),
+        ("evaluate.minimum", "abc"),
+        ("train.parameters.depth", "[1"),
+        ("train.parameters", "3"),
+    ]:
+        with pytest.raises(DefinitionError) as caught:
+            load.read(project, {name: text})
+        assert [(found.file, found.line) for found in caught.value.problems] == [("--param", 0)], name
+
+
+def test_only_a_file_of_the_same_kind_is_suggested(project: Path) -> None:
+    (project / "train.yaml").touch()
+    found = problems(project, GOOD.replace("train.py:train", "trains.py:train"))
+    assert found[0].hint == "did you mean train.py?"
+    (project / "train.py").unlink()
+    assert problems(project, GOOD.replace("train.py:train", "trains.py:train"))[0].hint == ""
+
+
 def test_features_without_a_timestamp_are_refused(project: Path) -> None:
     found = problems(project, GOOD.replace("  timestamp: time\n", "") + "features: {repo: repo, service: s}\n")
     assert "data.timestamp is needed" in found[0].message

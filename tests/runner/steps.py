@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
 import sys
 import time
 from dataclasses import dataclass
@@ -12,7 +13,7 @@ from typing import Any
 
 from drivetrain.backends.objects.directory import open_directory
 from drivetrain.backends.runner import WorkerContext
-from drivetrain.errors import StageError, Unavailable
+from drivetrain.errors import DefinitionError, Problem, StageError, Unavailable
 from drivetrain.records import Artifact, Verdict
 
 
@@ -66,6 +67,8 @@ def misbehave(context: WorkerContext, payload: dict[str, Any], inputs: dict[str,
     match payload["how"]:
         case "raise":
             raise ValueError("no such thing as " + payload["secret"])
+        case "mistaken":
+            raise DefinitionError([Problem("checks.json", 3, "a", "is wrong"), Problem("checks.json", 7, "b", "too")])
         case "hang":
             time.sleep(600)
         case "eat":
@@ -113,3 +116,39 @@ def use(context: WorkerContext, payload: dict[str, Any], inputs: dict[str, Any])
 
 def never(payload: dict[str, Any], outputs: Any) -> bool:
     return False
+
+
+def flood(context: WorkerContext, payload: dict[str, Any], inputs: dict[str, Any]) -> Number:
+    """Prints without end, faster than it can be read."""
+    block = b"a line of no interest\n" * 3000
+    while True:
+        os.write(1, block)
+
+
+def draw_bar(context: WorkerContext, payload: dict[str, Any], inputs: dict[str, Any]) -> Number:
+    """Prints three megabytes without a line's end, secrets in them."""
+    for _ in range(300):
+        print(f"\r{payload['secret']}" + "." * 10_000, end="")
+    return Number(1)
+
+
+def leave_a_child(context: WorkerContext, payload: dict[str, Any], inputs: dict[str, Any]) -> Number:
+    child = subprocess.Popen(["sleep", "600"])
+    return Number(child.pid)
+
+
+def blame_a_file(context: WorkerContext, payload: dict[str, Any], inputs: dict[str, Any]) -> Number:
+    context.say(f"reading {os.fsdecode(b'caf%c' % 0xE9)}")
+    raise ValueError(os.fsdecode(b"caf%c.csv" % 0xE9))
+
+
+def use_together(context: WorkerContext, payload: dict[str, Any], inputs: dict[str, Any]) -> Number:
+    """As `use`, but both twins have begun before either reads."""
+    here = Path(payload["calls"])
+    (here / f"{context.step}-is-here").touch()
+    deadline = time.monotonic() + 20
+    while not all((here / f"{name}-is-here").exists() for name in payload["twins"]):
+        if time.monotonic() > deadline:
+            raise StageError("the twin never came")
+        time.sleep(0.01)
+    return use(context, payload, inputs)

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
+import threading
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,8 +16,9 @@ import pytest
 from drivetrain.backends.objects.directory import open_directory
 from drivetrain.backends.runner import Plan, RunResult, Step, schedule
 from drivetrain.backends.runner.local import LocalRunner, lock
+from drivetrain.backends.runner.process import Process, prepare
 from drivetrain.cli.progress import Lines
-from drivetrain.errors import SystemFault
+from drivetrain.errors import SystemFault, Unavailable
 from drivetrain.journal import Journal
 from drivetrain.redact import Redactor
 
@@ -132,6 +137,7 @@ def test_what_is_unavailable_is_tried_again_and_only_so_often(bench: Bench) -> N
     ("how", "limits", "message"),
     [
         ("raise", {}, "ValueError: no such thing as ***"),
+        ("mistaken", {}, "checks.json:3: a: is wrong; checks.json:7: b: too"),
         ("hang", {"timeout": 0.5}, "took longer than 0.5 s and was ended"),
         ("eat", {"memory": 300 * 2**20}, "MiB of memory, over its limit of 300 MiB"),
         ("memory", {}, "ran out of memory"),
@@ -211,3 +217,110 @@ def test_a_damaged_cache_entry_is_a_miss(bench: Bench) -> None:
     for bad in (b"{", b"[]", json.dumps({"outputs": {"other": 1}}).encode()):
         bench.objects.set_ref(f"cache/{result.steps[0].key}", bad)
         assert states(bench.run(bench.step("a", "add"))) == ["done"]
+
+
+# workers that end, print and leave things behind as they should not
+
+
+def gone(pid: int) -> bool:
+    """Whether the process has ended, within ten seconds; one that nobody has waited for yet has ended as well."""
+    deadline = time.monotonic() + 10
+    while time.monotonic() < deadline:
+        try:
+            if Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z":
+                return True
+        except FileNotFoundError:
+            return True
+        time.sleep(0.02)
+    return False
+
+
+@pytest.mark.parametrize("kill", [True, False])
+def test_a_worker_ended_right_after_its_start_ends(tmp_path: Path, kill: bool) -> None:
+    prepare(["json:loads"])
+    for _ in range(5):
+        worker = Process("x", [], 1, tmp_path / "x.log", str)
+        ending = threading.Thread(target=worker.end, args=(kill,), daemon=True)
+        ending.start()
+        ending.join(4)
+        assert not ending.is_alive()
+        assert gone(worker.pid)
+
+
+def test_a_step_that_prints_faster_than_can_be_read_is_ended_in_time(bench: Bench) -> None:
+    began = time.monotonic()
+    result = bench.run(bench.step("flood", "flood", timeout=0.5))
+    assert result.steps[0].message == "took longer than 0.5 s and was ended"
+    assert time.monotonic() - began < 10
+
+
+def test_output_without_ends_of_lines_is_written_piece_by_piece_without_secrets(bench: Bench) -> None:
+    result = bench.run(bench.step("bar", "draw_bar"))
+    log = (bench.state / "logs" / result.run_id / "bar.log").read_bytes()
+    assert log == b"".join(b"\r***" + b"." * 10_000 for _ in range(300)) + b"\n"
+
+
+def test_what_a_step_leaves_running_ends_with_it(bench: Bench) -> None:
+    result = bench.run(bench.step("parent", "leave_a_child"))
+    assert gone(result.steps[0].outputs.value)
+
+
+def test_a_message_with_bytes_that_are_no_text_is_told_all_the_same(bench: Bench) -> None:
+    result = bench.run(bench.step("blame", "blame_a_file"))
+    assert (result.state, result.steps[0].message) == ("failed", "ValueError: caf\\udce9.csv")
+    assert bench.journal.events(result.run_id)[0][2] == "reading caf\\udce9"
+
+
+def test_a_waiting_worker_that_was_killed_is_replaced(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    start = schedule.Schedule._start_spare
+
+    def start_and_kill(self: schedule.Schedule) -> None:
+        start(self)
+        for process in self._spare.values():
+            if process.alive():
+                os.kill(process.pid, signal.SIGKILL)
+                process._process.join()
+
+    monkeypatch.setattr(schedule.Schedule, "_start_spare", start_and_kill)
+    first = bench.step("first", "add", warm=["json"])
+    assert states(bench.run(first, bench.step("second", "add", {"x": "first.value"}, warm=["json"]))) == ["done"] * 2
+
+
+def test_a_damaged_artifact_that_two_steps_find_at_once_is_made_again_once(bench: Bench) -> None:
+    maker = bench.step("maker", "make")
+    bench.run(maker)
+    damage(bench, lambda path: path.write_bytes(b"y" * 1000))
+    twins = [
+        bench.step(name, "use_together", {"piece": "maker.piece"}, payload={"twins": ["left", "right"]})
+        for name in ("left", "right")
+    ]
+    assert states(bench.run(maker, *twins)) == ["done"] * 3
+    assert bench.called("maker") == 2
+
+
+def test_a_step_done_is_not_repeated_when_only_its_cache_entry_could_not_be_written(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise Unavailable("the store does not answer")
+
+    step = bench.step("a", "add")
+    with monkeypatch.context() as patch:
+        patch.setattr(schedule.cache, "keep", refuse)
+        with pytest.raises(Unavailable):
+            bench.run(step)
+    assert states(bench.run(step, resume="run0")) == ["cached"]
+    assert bench.called("a") == 1
+
+
+def test_an_interrupt_is_heeded_only_where_nothing_is_half_done(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    keep = schedule.cache.keep
+
+    def interrupted(*arguments: Any) -> None:
+        os.kill(os.getpid(), signal.SIGINT)
+        keep(*arguments)
+
+    monkeypatch.setattr(schedule.cache, "keep", interrupted)
+    result = bench.run(*chain(bench))
+    assert (result.state, result.exit_code, states(result)) == ("interrupted", 130, ["done", "skipped", "skipped"])
+    assert [row.state for row in bench.journal.attempts(result.run_id)] == ["done"]

@@ -110,15 +110,16 @@ def show(
         return
     spent = f" in {output.seconds(row.ended - row.started)}" if row.ended else ""
     click.echo(f"run {row.id}  {output.state(row.state)}{spent}, started {output.moment(row.started)}")
+    width = max([10, *map(len, row.facts)])
     for name, value in row.facts.items():
         if value:
-            click.echo(f"  {name:<12}{output.short(str(value)) if len(str(value)) > 40 else value}")
+            click.echo(f"  {name:<{width}}  {output.short(str(value)) if len(str(value)) > 40 else value}")
     click.echo()
     if timings:
         _timings(row, attempts, events)
         return
     output.table(["stage", "try", "state", "took", "memory", "key", "outputs"], [_attempt_cells(a) for a in attempts])
-    for attempt in attempts:
+    for attempt in {attempt.stage: attempt for attempt in attempts}.values():  # a resumed run has several for a stage
         if attempt.message:
             click.echo(f"\n{attempt.stage}: {attempt.message}" + (f"\n  hint: {attempt.hint}" if attempt.hint else ""))
     _checks(opened, attempts)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 from pathlib import Path
 
 import click
@@ -28,4 +29,4 @@ def init(directory: Path, template: str) -> None:
     written = templates.write(template, directory, name)
     for path in written:
         click.echo(f"  {path}")
-    click.echo(f"\nnext: cd {directory} && drivetrain run")
+    click.echo(f"\nnext: cd {shlex.quote(str(directory))} && drivetrain run")

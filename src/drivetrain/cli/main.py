@@ -10,7 +10,7 @@ from typing import Any
 import click
 
 from drivetrain import __version__
-from drivetrain.errors import DefinitionError, DrivetrainError
+from drivetrain.errors import DefinitionError, DrivetrainError, SystemFault
 
 COMMANDS: dict[str, tuple[str, str]] = {
     "init": ("init", "Start a project from a template."),
@@ -94,11 +94,12 @@ def main() -> None:
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         sys.exit(1)
-    except DrivetrainError as error:
+    except (DrivetrainError, OSError) as error:
         if debug:
             raise
-        report(error)
-        sys.exit(error.exit_code)
+        known = error if isinstance(error, DrivetrainError) else SystemFault(str(error))
+        report(known)
+        sys.exit(known.exit_code)
 
 
 def report(error: DrivetrainError) -> None:
@@ -111,7 +112,13 @@ def report(error: DrivetrainError) -> None:
         import json
         from dataclasses import asdict
 
-        document = {"error": clean(str(error)), "hint": clean(error.hint), "problems": [asdict(p) for p in problems]}
+        document = {
+            "error": clean(str(error)),
+            "hint": clean(error.hint),
+            "problems": [
+                {name: clean(v) if isinstance(v, str) else v for name, v in asdict(p).items()} for p in problems
+            ],
+        }
         click.echo(json.dumps(document), err=True)
         return
     click.echo(click.style("error: ", fg="red", bold=True) + clean(str(error)), err=True)

@@ -14,7 +14,7 @@ from drivetrain.backends.runner import RunResult
 from drivetrain.cli import output, progress
 from drivetrain.engines import graph
 from drivetrain.errors import UsageError
-from drivetrain.journal import RunRow
+from drivetrain.journal import Journal, RunRow
 from drivetrain.records import Artifact, Reference, encode
 
 STAGE = click.Choice(lifecycle.names())
@@ -52,13 +52,13 @@ def parameters(ctx: click.Context, option: click.Parameter, values: tuple[str, .
     metavar="KEY=VALUE",
     help="Set a key for this run.",
 )
-@click.option("--target", default="local", show_default=True, help="Where: a target of the definition.")
+@click.option("--target", help="Where: a target of the definition; default: local.")
 @click.option("--quiet", "-q", is_flag=True, help="No progress, only the summary.")
 @click.option("--json", "as_json", is_flag=True, help="The result as JSON on standard output.")
 @click.pass_obj
 def run(
     where: str, until: str | None, from_: str | None, resume: str | None, no_cache: bool, params: dict[str, str],
-    target: str, quiet: bool, as_json: bool,
+    target: str | None, quiet: bool, as_json: bool,
 ) -> None:  # fmt: skip
     """Carry the lifecycle out, from data to an endpoint.
 
@@ -67,17 +67,19 @@ def run(
     """
     resumed: RunRow | None = None
     if resume is not None:
-        if params or from_ or no_cache:
+        if params or from_ or no_cache or target:
             raise UsageError(
-                "a resumed run goes on with its own parameters", hint="leave out --param, --from and --no-cache"
+                "a resumed run goes on with its own parameters, at its own target",
+                hint="leave out --param, --target, --from and --no-cache",
             )
-        opened = project.open_project(Path(where), target=target)
-        resumed = _to_resume(opened, resume)
+        resumed = _to_resume(project.open_journal(Path(where)), resume)
         params = {name[6:]: str(text) for name, text in resumed.facts.items() if name.startswith("param.")}
-    opened = project.open_project(Path(where), target=target, parameters=params)
-    fresh = _fresh(from_, no_cache, resumed)
+        target = str(resumed.facts["target"])
+        until = until or str(resumed.facts.get("until", "")) or None
+    opened = project.open_project(Path(where), target=target or "local", parameters=params)
+    fresh = _fresh(from_, until, no_cache, resumed)
     store = wiring.project_objects(opened)
-    plan = wiring.plan(opened, store, fresh)
+    plan = wiring.plan(opened, store, fresh, until or "")
     result: RunResult = wiring.runner(opened, store, progress.choose(quiet)).run(
         plan, resume=resumed.id if resumed else None, only=[until] if until else None, fresh=fresh
     )
@@ -88,26 +90,28 @@ def run(
     sys.exit(result.exit_code)
 
 
-def _to_resume(opened: project.Project, which: str) -> RunRow:
+def _to_resume(journal: Journal, which: str) -> RunRow:
     if which != "last":
-        found = opened.journal.run(which)
+        found = journal.run(which)
         if found is None:
             raise UsageError(f"there is no run {which}", hint="`drivetrain runs` lists them")
         return found
-    for row in opened.journal.runs():
+    for row in journal.runs(1):
         if row.state in ("running", "interrupted", "failed"):
             return row
-        break
     raise UsageError("there is nothing to resume: the last run has ended", hint="`drivetrain run` starts a new one")
 
 
-def _fresh(from_: str | None, no_cache: bool, resumed: RunRow | None) -> list[str]:
+def _fresh(from_: str | None, until: str | None, no_cache: bool, resumed: RunRow | None) -> list[str]:
     if resumed is not None:
         return [name for name in str(resumed.facts.get("fresh", "")).split(",") if name]
     if no_cache:
         return lifecycle.names()
     if from_:
-        later = graph.downstream({row.name: row.inputs for row in lifecycle.STAGES}, [from_])
+        edges = {row.name: row.inputs for row in lifecycle.STAGES}
+        if until and from_ not in graph.upstream(edges, [until]):
+            raise UsageError(f"a run until {until} does not come to {from_}", hint="--from names the earlier stage")
+        later = graph.downstream(edges, [from_])
         return [name for name in lifecycle.names() if name in later]
     return []
 
@@ -146,7 +150,11 @@ def summary(result: RunResult) -> None:
             click.echo(f"  {step.name}: {step.message}")
             click.echo(
                 f"  see: drivetrain show {result.run_id}"
-                + (f"   drivetrain logs {step.name}" if step.state == "failed" else "")
+                + (
+                    f"   drivetrain logs {step.name}"
+                    if step.state == "failed"
+                    else f"   drivetrain show --files {step.name} -o report"
+                )
             )
     if result.state == "interrupted":
         click.echo("  drivetrain run --resume   goes on from here")

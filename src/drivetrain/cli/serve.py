@@ -31,7 +31,7 @@ def deploy(where: str, stop: bool, as_json: bool) -> None:
 
     A run deploys by itself; this is for after a restart of the machine.
     """
-    opened = project.open_project(Path(where))
+    opened = project.open_project(Path(where), checked=not stop)
     if stop:
         ended = wiring.serving(opened.state).stop(opened.definition.name)
         output.as_json({"stopped": ended}) if as_json else click.echo("stopped" if ended else "nothing was running")

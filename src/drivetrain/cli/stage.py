@@ -6,7 +6,8 @@ import json
 import os
 import sys
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -121,4 +122,19 @@ def _carry_out(opened: project.Project, row: lifecycle.Stage, inputs: Mapping[st
             click.echo(f"{row.name} … {text}", err=True)
 
         context = WorkerContext(run_id, row.name, Path(work), os.cpu_count() or 1, say)
-        return wiring.execute(context, payload, inputs)
+        with _output_left_alone():
+            return wiring.execute(context, payload, inputs)
+
+
+@contextmanager
+def _output_left_alone() -> Iterator[None]:
+    """Has what the user's code and its children print go to standard error: standard output is for the result."""
+    sys.stdout.flush()
+    kept = os.dup(1)
+    os.dup2(2, 1)
+    try:
+        yield
+    finally:
+        sys.stdout.flush()
+        os.dup2(kept, 1)
+        os.close(kept)

@@ -36,7 +36,7 @@ def _looks(project: Path, source: Source) -> list[list[str | int]]:
     """Name, size and time of every file that `_missing` reads or looks for."""
     named = [split_function(name)[0] if is_function(name) else name for _, name in _named(source)]
     paths = [path for name in named if "://" not in name for path in matching(project, name)]
-    paths += [inner for path in paths if path.is_dir() for inner in sorted(path.rglob("*.py"))]
+    paths += [inner for path in paths if path.is_dir() for inner in _python_files(path)]
     stats = [(path, path.stat()) for path in paths]
     return [[str(path), stat.st_size, stat.st_mtime_ns] for path, stat in stats]
 
@@ -78,7 +78,8 @@ def _named(source: Source) -> Iterator[tuple[Place, str]]:
 
 def _near_file(project: Path, name: str) -> str:
     directory = (project / name).parent
-    names = [path.name for path in directory.iterdir()] if directory.is_dir() else []
+    kind = Path(name).suffix
+    names = [path.name for path in directory.iterdir() if path.suffix == kind] if directory.is_dir() else []
     close = difflib.get_close_matches(Path(name).name, names, n=1)
     return f"did you mean {Path(name).with_name(close[0])}?" if close else ""
 
@@ -135,7 +136,7 @@ def _suite_problems(project: Path, source: Source, place: Place, name: str) -> I
 
 def _service_problems(project: Path, source: Source, repo: str, service: str) -> Iterator[Problem]:
     names: list[str] = []
-    for path in sorted((project / repo).rglob("*.py")):
+    for path in _python_files(project / repo):
         try:
             tree = ast.parse(path.read_bytes())
         except SyntaxError as error:
@@ -150,6 +151,11 @@ def _service_problems(project: Path, source: Source, repo: str, service: str) ->
     if service not in names:
         hint = suggestion(service, names) if names else "there is no FeatureService in the repository"
         yield source.problem(("features", "service"), f"{repo} has no feature service {service}", hint)
+
+
+def _python_files(directory: Path) -> list[Path]:
+    """Its Python files; an editor's lock files are links named so that lead nowhere."""
+    return sorted(path for path in directory.rglob("*.py") if path.is_file())
 
 
 def _called(node: ast.Call) -> str:

@@ -63,7 +63,7 @@ def read(project: Path, parameters: Mapping[str, str] | None = None, memory: Pat
     try:
         source = Source(Definition.model_validate(_plain(tree)), project)
     except ValidationError as error:
-        raise DefinitionError(_problems(tree, error)) from error
+        raise DefinitionError(_problems(tree, error, parameters or {})) from error
     if memory is not None and memory.parent.is_dir():
         document = {"of": wanted, "definition": source.definition.model_dump(mode="json", by_alias=True)}
         with contextlib.suppress(OSError):  # only time is lost
@@ -151,6 +151,7 @@ def _plain(node: Any) -> Any:
 def _override(tree: CommentedMap, name: str, text: str) -> Problem | None:
     from ruamel.yaml import YAML
     from ruamel.yaml.comments import CommentedMap
+    from ruamel.yaml.error import YAMLError
 
     *path, last = name.split(".")
     node: Any = tree
@@ -162,16 +163,22 @@ def _override(tree: CommentedMap, name: str, text: str) -> Problem | None:
         node = node[step]
     if not isinstance(node, CommentedMap):
         return Problem("--param", 0, name, "does not name a key of the definition")
-    node[last] = YAML(typ="safe").load(text)
+    try:
+        node[last] = YAML(typ="safe").load(text)
+    except YAMLError as error:
+        return Problem("--param", 0, name, f"{text!r} is not YAML: {getattr(error, 'problem', error)}")
     return None
 
 
-def _problems(tree: CommentedMap, error: ValidationError) -> list[Problem]:
+def _problems(tree: CommentedMap, error: ValidationError, parameters: Mapping[str, str]) -> list[Problem]:
     problems = []
     for found in error.errors(include_url=False):
         place = tuple(step for step in found["loc"] if not (isinstance(step, str) and step.startswith("function-")))
         message, hint = _explain(place, found)
-        problems.append(Problem(FILE_NAME, line_of(tree, place), dotted(place), message, hint))
+        key = dotted(place)
+        given = any(f"{name}.".startswith(f"{key}.") or f"{key}.".startswith(f"{name}.") for name in parameters)
+        file, line = ("--param", 0) if given and key else (FILE_NAME, line_of(tree, place))
+        problems.append(Problem(file, line, key, message, hint))
     return sorted(problems, key=lambda problem: problem.line)
 
 

@@ -180,7 +180,8 @@ def _verdict(rule: Metric, rules: Evaluate, judged: Judged) -> Verdict:
         clauses.append(f"{by} the champion's {_show(judged.champion)}{difference}{allowed}")
     elif judged.incomparable:
         clauses.append(f"cannot be compared with the champion's ({judged.incomparable})")
-    reason = f"{text} {' and '.join(clauses)}" if clauses else f"{text}; no minimum is set and no champion serves"
+    link = " and " if reached == kept else " but "
+    reason = f"{text} {link.join(clauses)}" if clauses else f"{text}; no minimum is set and no champion serves"
     passed = reached and kept
     return Verdict(passed, reason, exit_code=0 if passed else _REFUSED)
 

@@ -50,6 +50,8 @@ def compile_pipeline(
             task = _component(step, image, target)(parameters=parameters, **given)
             task.set_display_name(step.name)
             task.set_caching_options(enable_caching=False)
+            # As in the local run's workers: the order of Python's sets counts towards what a step makes.
+            task.set_env_variable("PYTHONHASHSEED", "0")
             task.set_retry(num_retries=RETRIES, backoff_duration="30s", backoff_factor=2.0)
             _limit(task, step)
             tasks[step.name] = task

@@ -16,17 +16,13 @@ from typing import Any
 
 from drivetrain.backends.objects import Objects
 from drivetrain.backends.runner import Plan, Progress, RunResult
-from drivetrain.backends.runner.schedule import Schedule
+from drivetrain.backends.runner.schedule import Interrupted, Schedule
 from drivetrain.engines import graph
 from drivetrain.errors import SystemFault, UsageError
 from drivetrain.journal import Journal
 
 INTERRUPTED = 130
 """Exit code of a run ended by Ctrl-C, as shells have it."""
-
-
-class _Interrupt(BaseException):
-    """Ctrl-C or SIGTERM arrived."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,10 +66,10 @@ class LocalRunner:
             )
             started = time.monotonic()
             try:
-                with _interruptible():
+                with _interruptible(schedule):
                     schedule.carry_out()
                 state, code = schedule.verdict()
-            except _Interrupt:
+            except Interrupted:
                 with _deaf():
                     schedule.abandon("interrupted", "`drivetrain run --resume` goes on from here")
                     schedule.skip_rest()
@@ -122,9 +118,13 @@ def lock(state: Path) -> Iterator[None]:
 
 
 @contextmanager
-def _interruptible() -> Iterator[None]:
+def _interruptible(schedule: Schedule) -> Iterator[None]:
+    """Ctrl-C or SIGTERM ends the run where nothing is half done; a second one ends it at once."""
+
     def interrupt(number: int, frame: FrameType | None) -> None:
-        raise _Interrupt
+        if schedule.interrupted:
+            raise Interrupted
+        schedule.interrupted = True
 
     with _handlers({signal.SIGINT: interrupt, signal.SIGTERM: interrupt}):
         yield

@@ -17,6 +17,14 @@ from drivetrain.backends.runner import worker
 
 PATIENCE = 5.0
 """Seconds between asking a worker to end and making it."""
+CHUNK = 65536
+"""Bytes read at once; also what a pipe holds."""
+TURN = 16
+"""Chunks read from one worker before the others, the limits and the screen get their turn."""
+LONGEST = 2**20
+"""Bytes of output without a line's end that are held back; beyond it they are written piece by piece."""
+OVERLAP = 4096
+"""Characters of such a piece that wait for the next one: a secret may be cut in two by it."""
 
 _context = get_context("forkserver")
 
@@ -50,7 +58,7 @@ class Process:
         self.started = time.monotonic()
         """When it was given its job; until then when it was started."""
         self._clean = clean
-        self._rest = b""
+        self._rest = bytearray()
         log.parent.mkdir(parents=True, exist_ok=True)
         self._log: IO[str] = log.open("a", encoding="utf-8")
         self.messages, theirs = _context.Pipe()
@@ -91,19 +99,32 @@ class Process:
             return None
 
     def drain(self) -> None:
-        """Moves what the worker has printed to its log, without waiting."""
-        while not self.output.closed and self.output.poll():
+        """Moves what the worker has printed to its log, without waiting: at most `TURN` chunks, since a worker can print faster
+        than they are read."""
+        for _ in range(TURN):
+            if self.output.closed or not self.output.poll():
+                break
             try:
-                chunk = os.read(self.output.fileno(), 65536)
+                chunk = os.read(self.output.fileno(), CHUNK)
             except OSError:
                 chunk = b""
             if not chunk:
                 self.output.close()
                 break
-            *lines, self._rest = (self._rest + chunk).split(b"\n")
-            for line in lines:
-                self._log.write(self._clean(line.decode("utf-8", "replace")) + "\n")
+            self._write(chunk)
         self._log.flush()
+
+    def _write(self, chunk: bytes) -> None:
+        *ended, begun = chunk.split(b"\n")
+        for line in ended:
+            self._rest += line
+            self._log.write(self._clean(self._rest.decode("utf-8", "replace")) + "\n")
+            self._rest.clear()
+        self._rest += begun
+        if len(self._rest) > LONGEST:
+            text = self._clean(self._rest.decode("utf-8", "replace"))
+            self._log.write(text[:-OVERLAP])
+            self._rest = bytearray(text[-OVERLAP:].encode())
 
     def memory(self) -> int:
         """Resident bytes of the worker and its children; 0 once it has ended."""
@@ -117,23 +138,32 @@ class Process:
 
     def end(self, kill: bool = False) -> None:
         """Ends the worker and its children: asked first, unless `kill`."""
-        with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.killpg(self.pid, signal.SIGKILL if kill else signal.SIGTERM)
         if not kill:
+            self._signal(signal.SIGTERM)
             self._process.join(PATIENCE)
-            if self._process.is_alive():
-                self.end(kill=True)
-                return
+        if self._process.is_alive():
+            self._signal(signal.SIGKILL)
         self.close()
 
+    def _signal(self, number: signal.Signals) -> None:
+        """Sends the signal to the worker's group; to the worker alone as long as it has not made itself one."""
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            try:
+                os.killpg(self.pid, number)
+            except ProcessLookupError:
+                os.kill(self.pid, number)
+
     def close(self) -> int:
-        """Waits for the worker, empties its output, and returns its exit code (negative: the signal)."""
+        """Waits for the worker, ends what it left running, empties its output, and returns its exit code (negative: the
+        signal)."""
         self._process.join()
         code = self._process.exitcode
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(self.pid, signal.SIGKILL)
         self.drain()
         if self._rest:
             self._log.write(self._clean(self._rest.decode("utf-8", "replace")) + "\n")
-            self._rest = b""
+            self._rest.clear()
         self._log.close()
         self.messages.close()
         self.output.close()

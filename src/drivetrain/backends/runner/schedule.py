@@ -25,6 +25,10 @@ FIRST_WAIT = 1.0
 """Seconds before the first retry; each further one waits twice as long, give or take a quarter."""
 
 
+class Interrupted(BaseException):
+    """The run is to end now."""
+
+
 class Schedule:
     """The steps of one run and what has become of them."""
 
@@ -49,15 +53,20 @@ class Schedule:
         self._tries: dict[str, int] = {}
         self._not_before: dict[str, float] = {}
         self._peak: dict[str, int] = {}
-        self._mended: set[str] = set()
+        self._mended: dict[str, float] = {}
+        self.interrupted = False
+        """Set when the run is to end: looked at where nothing is half done."""
 
     # what the runner asks for
 
     def carry_out(self) -> None:
-        """Runs until every step has its result, or one has failed or refused and those at work have ended."""
+        """Runs until every step has its result, or one has failed or refused and those at work have ended. Raises
+        `Interrupted` once it is so."""
         while True:
             self._start_ready()
             self._start_spare()
+            if self.interrupted:
+                raise Interrupted
             if not self._at_work and not self._waiting():
                 break
             self._listen()
@@ -87,10 +96,12 @@ class Schedule:
     def abandon(self, state: str, hint: str) -> None:
         """Ends the steps at work; their attempts are journaled as `state`."""
         self._end_spare()
-        self._write_cached()
-        for name, process in list(self._at_work.items()):
+        ended = list(self._at_work.items())
+        for name, process in ended:  # all of them first: the journal may be what has failed
             process.end()
             self._forget(name)
+        self._write_cached()
+        for name, process in ended:
             self._end_attempt(name, state, hint=hint)
             self._close(name, state, time.monotonic() - process.started, hint=hint)
 
@@ -109,7 +120,7 @@ class Schedule:
             ready = [name for name in self._steps if self._is_ready(name)]
             share = max(1, self._cores // max(1, len(ready) + len(self._at_work)))
             for name in ready:
-                if len(self._at_work) < max(1, self._cores):
+                if len(self._at_work) < max(1, self._cores) and not self.interrupted:
                     progress |= self._begin(name, share)
 
     def _is_ready(self, name: str) -> bool:
@@ -135,7 +146,11 @@ class Schedule:
         self._progress.step_started(name, self._attempt[name])
         work = self._state / "work" / f"{self._run_id}-{name}"
         work.mkdir(parents=True, exist_ok=True)
-        process = self._spare.pop(name, None) or self._start(step, share)
+        process = self._spare.pop(name, None)
+        if process is not None and not process.alive():  # ended while it waited: no fault of the step's
+            process.close()
+            process = None
+        process = process or self._start(step, share)
         process.give(self._run_id, name, step.entry, step.payload, inputs, work)
         self._at_work[name] = process
         return False
@@ -203,7 +218,8 @@ class Schedule:
 
             wait(connections, TICK)
         else:
-            time.sleep(max(0.0, min(self._not_before.values()) - time.monotonic()) if self._not_before else TICK)
+            wake = min(self._not_before.values(), default=0.0)
+            time.sleep(min(TICK, max(0.0, wake - time.monotonic())))
         for process in self._spare.values():
             process.drain()
         for name, process in list(self._at_work.items()):
@@ -236,9 +252,13 @@ class Schedule:
             self._fail(name, broken, process)
 
     def _say(self, name: str, text: str) -> None:
-        text = self._clean(text)
+        text = self._shown(text)
         self._journal.say(self._run_id, name, text, time.time())
         self._progress.step_said(name, text)
+
+    def _shown(self, text: str) -> str:
+        """Secrets masked; bytes that are no text (in a file's name, say) as escapes, since no database takes them."""
+        return self._clean(text).encode("utf-8", "backslashreplace").decode()
 
     def _over_limit(self, name: str, process: Process) -> StageError | None:
         step = self._steps[name]
@@ -268,7 +288,11 @@ class Schedule:
     def _succeed(self, name: str, encoded: Mapping[str, Any], seconds: float) -> None:
         step = self._steps[name]
         # The cache first: killed between the two, the step is found there and not repeated.
-        cache.keep(self._objects, self._keys[name], name, self._run_id, encoded)
+        try:
+            cache.keep(self._objects, self._keys[name], name, self._run_id, encoded)
+        except DrivetrainError:  # a store that does not answer ends the run; resumed, it need not repeat the step
+            self._end_attempt(name, "done", outputs=encoded)
+            raise
         self._finish(name, "done", decode(cache.load(step.outputs), encoded), seconds)
 
     def _finish(self, name: str, state: str, outputs: Any, seconds: float) -> None:
@@ -284,9 +308,9 @@ class Schedule:
         self._close(name, state, seconds, outputs=outputs, message=message)
 
     def _fail(self, name: str, error: DrivetrainError, process: Process) -> None:
-        message, hint = self._clean(str(error)), self._clean(error.hint)
+        message, hint = self._shown(str(error)), self._shown(error.hint)
         seconds = time.monotonic() - process.started
-        if isinstance(error, CorruptArtifact) and self._mend(error.digest):
+        if isinstance(error, CorruptArtifact) and self._mend(error.digest, process.started):
             self._end_attempt(name, "damaged", message=message)
             self._say(name, f"{message}; made again")
             return
@@ -300,14 +324,15 @@ class Schedule:
         self._end_attempt(name, "failed", message=message, hint=hint)
         self._close(name, "failed", seconds, message=message, hint=hint)
 
-    def _mend(self, digest: str) -> bool:
-        """Has the damaged artifact made again by the step it came from. False if no step makes it, or that did not help."""
+    def _mend(self, digest: str, began: float) -> bool:
+        """Has the damaged artifact made again by the step it came from. False if no step makes it, or that did not help the
+        step that found it and began at `began`."""
         if digest in self._mended:
-            return False
+            return began < self._mended[digest]
         for name, outputs in list(self._outputs.items()):
             for artifact in cache.artifacts(outputs):
                 if artifact.digest == digest:
-                    self._mended.add(digest)
+                    self._mended[digest] = time.monotonic()
                     self._objects.discard(artifact)
                     self._fresh.add(name)
                     self._before.pop(name, None)

@@ -23,7 +23,7 @@ from typing import Any
 
 from drivetrain.backends.runner import WorkerContext
 from drivetrain.backends.runner.cache import load
-from drivetrain.errors import DrivetrainError, StageError
+from drivetrain.errors import DefinitionError, DrivetrainError, StageError
 from drivetrain.records import encode
 
 _THREADS = (
@@ -89,6 +89,12 @@ def _carry_out(messages: Connection, job: Job, threads: int) -> tuple[str, Any]:
         entry = load(job.entry)
         context = WorkerContext(job.run_id, job.step, job.work, threads, say)
         return "done", encode(entry(context, job.payload, job.inputs))
+    except (
+        DefinitionError
+    ) as error:  # found in a file that only the stage reads; what it lists has to reach the journal
+        return "failed", StageError(
+            "; ".join(map(str, error.problems)), hint="mend that, then `drivetrain run` goes on"
+        )
     except DrivetrainError as error:
         if error.__cause__ is not None:
             traceback.print_exception(error)
