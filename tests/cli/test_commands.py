@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -10,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from drivetrain.cli.main import COMMANDS
+from drivetrain.journal import Journal
 
 
 def drivetrain(*arguments: str, directory: Path) -> subprocess.CompletedProcess[str]:
@@ -189,3 +191,13 @@ def test_a_file_where_a_directory_has_to_be_is_told_without_a_traceback(project:
     assert "error: " in found.stderr
     assert str(project / ".drivetrain" / "logs") in found.stderr
     assert "Traceback" not in found.stderr
+
+
+def test_a_run_whose_process_is_gone_is_shown_as_killed(project: Path) -> None:
+    gone = subprocess.Popen([sys.executable, "-c", ""])
+    gone.wait()
+    journal = Journal(project / ".drivetrain" / "journal.db")
+    journal.start_run("r1", "wine", {}, gone.pid, 10.0)
+    journal.start_run("r2", "wine", {}, os.getpid(), 11.0)
+    shown = json.loads(drivetrain("runs", "--json", directory=project).stdout)
+    assert [(row["run"], row["state"]) for row in shown] == [("r2", "running"), ("r1", "killed")]

@@ -324,3 +324,9 @@ def test_an_interrupt_is_heeded_only_where_nothing_is_half_done(bench: Bench, mo
     result = bench.run(*chain(bench))
     assert (result.state, result.exit_code, states(result)) == ("interrupted", 130, ["done", "skipped", "skipped"])
     assert [row.state for row in bench.journal.attempts(result.run_id)] == ["done"]
+
+
+def test_a_mistake_of_the_definition_that_only_a_stage_can_see_ends_the_run_with_2(bench: Bench) -> None:
+    result = bench.run(bench.step("wrong", "misbehave", payload={"how": "definition"}))
+    assert (result.state, result.exit_code) == ("failed", 2)
+    assert "no such expectation" in result.steps[0].message

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -47,7 +48,7 @@ def runs(where: str, limit: int, as_json: bool) -> None:
         table.append(
             [
                 row.id,
-                output.state(row.state),
+                output.state(state_of(row)),
                 output.moment(row.started),
                 spent,
                 _metric_of(latest),
@@ -57,9 +58,22 @@ def runs(where: str, limit: int, as_json: bool) -> None:
     output.table(["run", "state", "started", "took", "metric", "version"], table)
 
 
+def state_of(row: RunRow) -> str:
+    """The run's state; `killed` where the journal says running and its process is gone."""
+    if row.state != "running":
+        return row.state
+    try:
+        os.kill(row.pid, 0)
+    except ProcessLookupError:
+        return "killed"
+    except PermissionError:  # alive, and somebody else's
+        pass
+    return row.state
+
+
 def _run_document(row: RunRow) -> dict[str, Any]:
     return {
-        "run": row.id, "state": row.state, "exit_code": row.exit_code, "started": row.started, "ended": row.ended,
+        "run": row.id, "state": state_of(row), "exit_code": row.exit_code, "started": row.started, "ended": row.ended,
         "facts": dict(row.facts),
     }  # fmt: skip
 
@@ -109,7 +123,7 @@ def show(
         })  # fmt: skip
         return
     spent = f" in {output.seconds(row.ended - row.started)}" if row.ended else ""
-    click.echo(f"run {row.id}  {output.state(row.state)}{spent}, started {output.moment(row.started)}")
+    click.echo(f"run {row.id}  {output.state(state_of(row))}{spent}, started {output.moment(row.started)}")
     width = max([10, *map(len, row.facts)])
     for name, value in row.facts.items():
         if value:

@@ -11,7 +11,7 @@ import click
 
 COLOURS = {
     "done": "green", "cached": "cyan", "failed": "red", "refused": "red", "interrupted": "yellow", "skipped": "bright_black",
-    "running": "blue", "lost": "yellow", "passed": "green",
+    "running": "blue", "lost": "yellow", "killed": "yellow", "passed": "green",
 }  # fmt: skip
 
 

@@ -117,10 +117,19 @@ def ask(opened: Project, inputs: dict[str, Any], timeout: float) -> dict[str, An
         raise ServingError("no endpoint answers", hint="`drivetrain deploy` brings the champion up")
     prediction_id = uuid.uuid4().hex
     answer = dict(serving.predict(endpoint, inputs, prediction_id, timeout))
-    leading = champion.read(wiring.project_objects(opened), opened.definition.name)
-    run_id = leading.run_id if leading else ""
-    opened.journal.keep_prediction(prediction_id, endpoint.revision, run_id, time.time())
+    opened.journal.keep_prediction(prediction_id, endpoint.revision, _run_of(opened, endpoint.revision), time.time())
     return {**answer, "id": prediction_id, "revision": endpoint.revision}
+
+
+def _run_of(opened: Project, revision: str) -> str:
+    """The run that made the revision which answers: the champion's, or while another is being deployed an earlier one's."""
+    leading = champion.read(wiring.project_objects(opened), opened.definition.name)
+    ids = [leading.run_id] if leading else []
+    for run_id in [*ids, *(row.id for row in opened.journal.runs())]:
+        attempt = opened.journal.latest(run_id).get("deploy")
+        if attempt is not None and attempt.outputs is not None and attempt.outputs["revision"]["id"] == revision:
+            return run_id
+    return ""
 
 
 def _inputs(opened: Project, pairs: tuple[str, ...], file: Any, example: bool) -> dict[str, Any]:

@@ -51,6 +51,7 @@ class Schedule:
         self._cached: list[tuple[str, str, str, Mapping[str, Any], str]] = []
         self._keys: dict[str, str] = {}
         self._tries: dict[str, int] = {}
+        self._codes: dict[str, int] = {}
         self._not_before: dict[str, float] = {}
         self._peak: dict[str, int] = {}
         self._mended: dict[str, float] = {}
@@ -88,7 +89,7 @@ class Schedule:
         """The run's state and exit code."""
         for result in self.results():
             if result.state == "failed":
-                return "failed", 1
+                return "failed", self._codes.get(result.name, 1)
             if result.state == "refused":
                 return "refused", cache.verdict(result.outputs).exit_code  # type: ignore[union-attr]
         return "done", 0
@@ -321,6 +322,7 @@ class Schedule:
             self._not_before[name] = time.monotonic() + pause
             self._say(name, f"{message}; trying again in {pause:.1f} s")
             return
+        self._codes[name] = error.exit_code
         self._end_attempt(name, "failed", message=message, hint=hint)
         self._close(name, "failed", seconds, message=message, hint=hint)
 

@@ -89,12 +89,11 @@ def _carry_out(messages: Connection, job: Job, threads: int) -> tuple[str, Any]:
         entry = load(job.entry)
         context = WorkerContext(job.run_id, job.step, job.work, threads, say)
         return "done", encode(entry(context, job.payload, job.inputs))
-    except (
-        DefinitionError
-    ) as error:  # found in a file that only the stage reads; what it lists has to reach the journal
-        return "failed", StageError(
-            "; ".join(map(str, error.problems)), hint="mend that, then `drivetrain run` goes on"
-        )
+    except DefinitionError as error:
+        # Found in a file that only the stage reads. What it lists has to reach the journal, which keeps one message.
+        told = StageError("; ".join(map(str, error.problems)), hint="mend that, then `drivetrain run` goes on")
+        told.exit_code = error.exit_code
+        return "failed", told
     except DrivetrainError as error:
         if error.__cause__ is not None:
             traceback.print_exception(error)
