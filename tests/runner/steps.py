@@ -69,8 +69,6 @@ def misbehave(context: WorkerContext, payload: dict[str, Any], inputs: dict[str,
             raise ValueError("no such thing as " + payload["secret"])
         case "mistaken":
             raise DefinitionError([Problem("checks.json", 3, "a", "is wrong"), Problem("checks.json", 7, "b", "too")])
-        case "definition":
-            raise DefinitionError([Problem("suite.json", 3, "expectations[0].type", "no such expectation")])
         case "hang":
             time.sleep(600)
         case "eat":
