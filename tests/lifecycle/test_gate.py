@@ -112,3 +112,17 @@ def test_from_until_and_no_cache_choose_what_is_carried_out(
     for before, after in zip(first["stages"], again["stages"], strict=True):
         made = {name: value.get("digest") for name, value in before["outputs"].items()}
         assert made == {name: value.get("digest") for name, value in after["outputs"].items()}, before["stage"]
+
+
+def test_a_stage_carried_out_by_itself_gives_what_the_run_gave(
+    drivetrain: Command, make_wine: Callable[[str], Path]
+) -> None:
+    project = make_wine("single")
+    whole = run(drivetrain, project, "--until", "train")[1]
+    for entry in whole["stages"]:
+        found = drivetrain("stage", entry["stage"], "--run", whole["run"], "--no-cache", "--json", directory=project)
+        assert found.returncode == 0, found.stderr
+        alone = json.loads(found.stdout)
+        assert (alone["state"], alone["key"]) == ("done", entry["key"])
+        made = {name: value.get("digest") for name, value in entry["outputs"].items()}
+        assert {name: value.get("digest") for name, value in alone["outputs"].items()} == made, entry["stage"]
