@@ -96,10 +96,9 @@ STAGES: tuple[Stage, ...] = (
 
 def stage(name: str) -> Stage:
     """The row of that name. Raises `KeyError`."""
-    return next((row for row in STAGES if row.name == name), None) or _unknown(name)
-
-
-def _unknown(name: str) -> Stage:
+    for row in STAGES:
+        if row.name == name:
+            return row
     raise KeyError(name)
 
 

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 from drivetrain.definition import check, load
 from drivetrain.definition.definition import Definition, find_project
@@ -52,6 +53,11 @@ class Project:
         """Absolute directory or `s3://` URI of the target's objects."""
         where = self.target.objects
         return where if where.startswith("s3://") else str((self.root / where).resolve())
+
+    @cached_property
+    def dumped(self) -> dict[str, Any]:
+        """The definition as JSON-ready values, its defaults filled in: what counts towards digests and keys."""
+        return self.definition.model_dump(mode="json")
 
     @cached_property
     def lock_digest(self) -> str:

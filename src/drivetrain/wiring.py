@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from drivetrain import champion, lifecycle
+from drivetrain.backends.features import SQLITE_FILE
 from drivetrain.backends.objects import Objects
 from drivetrain.backends.runner import Plan, Progress, Step, WorkerContext
 from drivetrain.definition.definition import Definition
@@ -20,6 +21,7 @@ from drivetrain.engines import graph
 from drivetrain.project import Project
 from drivetrain.records import FeaturesOutputs, Scalar, digest
 from drivetrain.redact import Redactor
+from drivetrain.tables import s3_endpoint
 from drivetrain.usercode import code_digest
 
 ANSWERS: Mapping[str, Mapping[str, str]] = {
@@ -65,8 +67,9 @@ def tracking(state: Path, target: Target) -> Any:
     """The target's experiment tracker; SQLite and a directory beside the journal where it names none."""
     if target.tracking:
         return answer("tracking", "mlflow")(target.tracking, None)
-    (state / "mlflow").mkdir(parents=True, exist_ok=True)
-    return answer("tracking", "mlflow")(f"sqlite:///{_tracking_database(state)}", str(state / "mlflow" / "artifacts"))
+    database = _tracking_database(state)
+    database.parent.mkdir(parents=True, exist_ok=True)
+    return answer("tracking", "mlflow")(f"sqlite:///{database}", str(database.parent / "artifacts"))
 
 
 def _tracking_database(state: Path) -> Path:
@@ -81,7 +84,7 @@ def tracking_there(told: Mapping[str, Any], outputs: Any) -> bool:
 
 def online_store_there(told: Mapping[str, Any], outputs: FeaturesOutputs) -> bool:
     """Whether the online store that the features were written to still exists; of one on a server nothing is asked."""
-    return outputs.online.id != "sqlite" or (Path(told["state"]) / "feast" / "online.db").exists()
+    return outputs.online.id != "sqlite" or (Path(told["state"]) / SQLITE_FILE).exists()
 
 
 def _needs(wanted: Sequence[str], state: Path, target: Target) -> dict[str, Any]:
@@ -100,8 +103,7 @@ def _needs(wanted: Sequence[str], state: Path, target: Target) -> dict[str, Any]
 
 def fingerprint(project: Project, row: lifecycle.Stage) -> str:
     """The digest of all that a stage depends on beside its inputs."""
-    dumped = project.definition.model_dump(mode="json")
-    parameters: dict[str, Any] = {key: _at(dumped, key) for key in row.reads}
+    parameters: dict[str, Any] = {key: _at(project.dumped, key) for key in row.reads}
     if row.name == "ingest":
         parameters["files"] = project.source_digests() | _remote_versions(project)
     code = code_digest(project.root, [file for part in row.loads for file in project.definition.user_files(part)])
@@ -113,10 +115,10 @@ def _remote_versions(project: Project) -> dict[str, str]:
     sources = [source for source in project.sources() if source.startswith("s3://")]
     if not sources:
         return {}
-    # Where the data lie is told by AWS's own variables, apart from where the artifacts go.
-    endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
     versions = import_module("drivetrain.backends.objects.s3").versions
-    return {f"{source}: {key}": version for source in sources for key, version in versions(source, endpoint).items()}
+    return {
+        f"{source}: {key}": version for source in sources for key, version in versions(source, s3_endpoint()).items()
+    }
 
 
 def _at(dumped: Any, key: str) -> Any:
@@ -152,7 +154,7 @@ def facts_of(project: Project) -> dict[str, Scalar]:
     definition = project.definition
     parts = ("data", "features", "validation", "train", "serving")
     return {
-        "definition": digest(definition.model_dump(mode="json")),
+        "definition": digest(project.dumped),
         "code": code_digest(project.root, [file for part in parts for file in definition.user_files(part)]),
         "lock": project.lock_digest,
         "commit": project.commit,

@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -13,12 +14,7 @@ import pytest
 from drivetrain.cli.main import COMMANDS
 from drivetrain.journal import Journal
 
-
-def drivetrain(*arguments: str, directory: Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-c", "from drivetrain.cli.main import main; main()", *arguments],
-        capture_output=True, text=True, cwd=directory, check=False, stdin=subprocess.DEVNULL,
-    )  # fmt: skip
+Command = Callable[..., subprocess.CompletedProcess[str]]
 
 
 @pytest.fixture
@@ -31,7 +27,7 @@ def project(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_help_lists_every_command_and_each_has_help_of_its_own(tmp_path: Path) -> None:
+def test_help_lists_every_command_and_each_has_help_of_its_own(drivetrain: Command, tmp_path: Path) -> None:
     shown = drivetrain("--help", directory=tmp_path).stdout
     for name in COMMANDS:
         assert f"  {name} " in shown
@@ -40,18 +36,18 @@ def test_help_lists_every_command_and_each_has_help_of_its_own(tmp_path: Path) -
         assert found.stdout.startswith("Usage: ")
 
 
-def test_every_command_with_a_table_also_gives_json(tmp_path: Path) -> None:
+def test_every_command_with_a_table_also_gives_json(drivetrain: Command, tmp_path: Path) -> None:
     for name in ("run", "runs", "show", "logs", "lineage", "deploy", "predict", "stage", "doctor"):
         assert "--json" in drivetrain(name, "--help", directory=tmp_path).stdout, name
 
 
-def test_a_mistyped_command_is_met_with_a_suggestion(tmp_path: Path) -> None:
+def test_a_mistyped_command_is_met_with_a_suggestion(drivetrain: Command, tmp_path: Path) -> None:
     found = drivetrain("rnu", directory=tmp_path)
     assert (found.returncode, found.stdout) == (2, "")
     assert "Did you mean 'run'?" in found.stderr
 
 
-def test_outside_of_a_project_the_hint_is_init(tmp_path: Path) -> None:
+def test_outside_of_a_project_the_hint_is_init(drivetrain: Command, tmp_path: Path) -> None:
     found = drivetrain("run", directory=tmp_path)
     assert found.returncode == 2
     assert "no drivetrain.yaml in" in found.stderr
@@ -59,7 +55,7 @@ def test_outside_of_a_project_the_hint_is_init(tmp_path: Path) -> None:
     assert "Traceback" not in found.stderr
 
 
-def test_all_mistakes_of_a_definition_are_printed_and_the_exit_code_is_2(project: Path) -> None:
+def test_all_mistakes_of_a_definition_are_printed_and_the_exit_code_is_2(drivetrain: Command, project: Path) -> None:
     (project / "drivetrain.yaml").write_text("name: wine\ndata: {source: row.csv, label: target, x: 1}\ntrain: {}\n")
     found = drivetrain("run", directory=project)
     assert found.returncode == 2
@@ -69,7 +65,7 @@ def test_all_mistakes_of_a_definition_are_printed_and_the_exit_code_is_2(project
     assert {problem["key"] for problem in as_json["problems"]} == {"data.x", "train.function", "evaluate"}
 
 
-def test_the_project_is_found_from_a_directory_below_and_by_option(project: Path) -> None:
+def test_the_project_is_found_from_a_directory_below_and_by_option(drivetrain: Command, project: Path) -> None:
     (project / "deep" / "deeper").mkdir(parents=True)
     assert json.loads(drivetrain("runs", "--json", directory=project / "deep" / "deeper").stdout) == []
     assert json.loads(drivetrain("-C", str(project), "runs", "--json", directory=Path("/")).stdout) == []
@@ -100,7 +96,7 @@ def test_the_project_is_found_from_a_directory_below_and_by_option(project: Path
     ],
 )
 def test_what_cannot_be_done_is_said_in_one_line_with_exit_code_1_or_2(
-    project: Path, arguments: list[str], message: str
+    drivetrain: Command, project: Path, arguments: list[str], message: str
 ) -> None:
     found = drivetrain(*arguments, directory=project)
     assert found.returncode in (1, 2)
@@ -108,11 +104,11 @@ def test_what_cannot_be_done_is_said_in_one_line_with_exit_code_1_or_2(
     assert "Traceback" not in found.stderr
 
 
-def test_debug_shows_the_traceback(project: Path) -> None:
+def test_debug_shows_the_traceback(drivetrain: Command, project: Path) -> None:
     assert "Traceback" in drivetrain("--debug", "show", directory=project).stderr
 
 
-def test_doctor_tells_what_is_bad_and_ends_with_1(project: Path) -> None:
+def test_doctor_tells_what_is_bad_and_ends_with_1(drivetrain: Command, project: Path) -> None:
     found = drivetrain("doctor", "--json", directory=project)
     states = {entry["what"]: entry["state"] for entry in json.loads(found.stdout)}
     assert found.returncode == 0, found.stdout
@@ -123,18 +119,18 @@ def test_doctor_tells_what_is_bad_and_ends_with_1(project: Path) -> None:
     assert "train.py does not exist" in found.stdout
 
 
-def test_completion_scripts_for_three_shells(tmp_path: Path) -> None:
+def test_completion_scripts_for_three_shells(drivetrain: Command, tmp_path: Path) -> None:
     for shell in ("bash", "zsh", "fish"):
         assert "_DRIVETRAIN_COMPLETE" in drivetrain("completion", shell, directory=tmp_path).stdout
 
 
-def test_the_schema_is_that_of_the_definition(tmp_path: Path) -> None:
+def test_the_schema_is_that_of_the_definition(drivetrain: Command, tmp_path: Path) -> None:
     schema = json.loads(drivetrain("render", "schema", directory=tmp_path).stdout)
     assert schema["required"] == ["name", "data", "train", "evaluate"]
     assert "validate" in schema["properties"]
 
 
-def test_an_unwritable_project_is_told(project: Path) -> None:
+def test_an_unwritable_project_is_told(drivetrain: Command, project: Path) -> None:
     (project / ".drivetrain").write_text("a file where the directory should be")
     found = drivetrain("run", directory=project)
     assert found.returncode == 1
@@ -143,7 +139,7 @@ def test_an_unwritable_project_is_told(project: Path) -> None:
     assert "Traceback" not in found.stderr
 
 
-def test_an_editors_lock_file_in_a_feature_repository_is_passed_over(project: Path) -> None:
+def test_an_editors_lock_file_in_a_feature_repository_is_passed_over(drivetrain: Command, project: Path) -> None:
     (project / "repo").mkdir()
     (project / "repo" / ".#features.py").symlink_to("someone@host.1234")
     (project / "drivetrain.yaml").write_text(
@@ -155,7 +151,9 @@ def test_an_editors_lock_file_in_a_feature_repository_is_passed_over(project: Pa
     assert "repo has no feature service s" in found.stderr
 
 
-def test_a_resumed_run_goes_on_at_its_target_with_its_parameters_up_to_where_it_was_to_go(project: Path) -> None:
+def test_a_resumed_run_goes_on_at_its_target_with_its_parameters_up_to_where_it_was_to_go(
+    drivetrain: Command, project: Path
+) -> None:
     with (project / "drivetrain.yaml").open("a") as file:
         file.write("targets: {other: {objects: elsewhere}}\n")
     (project / "rows.csv").write_text("a,wrong\n1,0\n")
@@ -170,7 +168,9 @@ def test_a_resumed_run_goes_on_at_its_target_with_its_parameters_up_to_where_it_
     assert (facts["target"], facts["until"], facts["param.train.seed"]) == ("other", "ingest", "7")
 
 
-def test_the_json_of_a_stage_is_alone_on_standard_output_and_the_users_code_works_in_the_project(project: Path) -> None:
+def test_the_json_of_a_stage_is_alone_on_standard_output_and_the_users_code_works_in_the_project(
+    drivetrain: Command, project: Path
+) -> None:
     (project / "data.py").write_text(
         "import os, pandas as pd\n"
         "def load():\n    print('loading')\n    os.system('echo from a child')\n    return pd.read_csv('rows.csv')\n"
@@ -183,7 +183,7 @@ def test_the_json_of_a_stage_is_alone_on_standard_output_and_the_users_code_work
     assert "from a child\n" in found.stderr
 
 
-def test_a_file_where_a_directory_has_to_be_is_told_without_a_traceback(project: Path) -> None:
+def test_a_file_where_a_directory_has_to_be_is_told_without_a_traceback(drivetrain: Command, project: Path) -> None:
     (project / ".drivetrain").mkdir()
     (project / ".drivetrain" / "logs").write_text("")
     found = drivetrain("run", directory=project)
@@ -193,7 +193,7 @@ def test_a_file_where_a_directory_has_to_be_is_told_without_a_traceback(project:
     assert "Traceback" not in found.stderr
 
 
-def test_a_run_whose_process_is_gone_is_shown_as_killed(project: Path) -> None:
+def test_a_run_whose_process_is_gone_is_shown_as_killed(drivetrain: Command, project: Path) -> None:
     gone = subprocess.Popen([sys.executable, "-c", ""])
     gone.wait()
     journal = Journal(project / ".drivetrain" / "journal.db")

@@ -136,7 +136,7 @@ def _plain(node: Any) -> Any:
             return {str(key): _plain(value) for key, value in node.items()}
         case list():
             return [_plain(value) for value in node]
-        case bool() | None:
+        case bool():  # before int, of which it is one
             return node
         case float():
             return float(node)

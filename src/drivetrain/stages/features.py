@@ -18,7 +18,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from drivetrain.backends.features import FeatureStore, FeatureStoreSettings
+from drivetrain.backends.features import SQLITE_FILE, FeatureStore, FeatureStoreSettings
 from drivetrain.definition.definition import FILE_NAME
 from drivetrain.definition.parts import Data, Features, Online
 from drivetrain.errors import DataError, DefinitionError, Problem
@@ -201,7 +201,7 @@ def _microseconds(kind: pa.DataType) -> pa.DataType:
 def _settings(context: StageContext, wanted: Features) -> FeatureStoreSettings:
     home = context.state / "feast"
     home.mkdir(parents=True, exist_ok=True)
-    online: dict[str, Any] = {"type": "sqlite", "path": str(home / "online.db")}
+    online: dict[str, Any] = {"type": "sqlite", "path": str(context.state / SQLITE_FILE)}
     if wanted.online.store == "redis":
         online = {"type": "redis", "connection_string": _connection(wanted.online)}
     return FeatureStoreSettings(

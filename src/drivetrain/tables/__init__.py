@@ -12,8 +12,14 @@ known of a table by itself: nothing of stages, artifacts or the definition's oth
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from datetime import datetime
+
+
+def s3_endpoint() -> str | None:
+    """The server that `s3://` sources lie on, as AWS's own variables name it; None for AWS itself."""
+    return os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 import pyarrow.fs as pafs
 
 from drivetrain.errors import DataError, DrivetrainError, SystemFault, Unavailable
-from drivetrain.tables import TableSpec
+from drivetrain.tables import TableSpec, s3_endpoint
 
 _CHECKSUMS = ("AWS_REQUEST_CHECKSUM_CALCULATION", "AWS_RESPONSE_CHECKSUM_VALIDATION")
 _REFUSED = ("ACCESS_DENIED", "INVALID_ACCESS_KEY", "SIGNATURE", "INVALID_CLIENT_TOKEN", "403", "401")
@@ -23,7 +23,7 @@ def filesystem(uri: str) -> pafs.FileSystem:
     for name in _CHECKSUMS:
         # Servers other than AWS do not know the newer checksums, and refuse or damage what carries them.
         os.environ.setdefault(name, "WHEN_REQUIRED")
-    endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
+    endpoint = s3_endpoint()
     region = os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION")
     options: dict[str, object] = {"region": region} if region else {}
     if endpoint:

@@ -11,6 +11,10 @@ if TYPE_CHECKING:
     import pandas as pd
 
 
+SQLITE_FILE = Path("feast", "online.db")
+"""Where the embedded online store lies below a project's state directory."""
+
+
 @dataclass(frozen=True, slots=True)
 class FeatureStoreSettings:
     """What a feature store is opened with.
