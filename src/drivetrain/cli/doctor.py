@@ -7,17 +7,18 @@ import os
 import platform
 import shutil
 import socket
-import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import click
+from ruamel.yaml import YAML
+from ruamel.yaml.error import YAMLError
 
-from drivetrain import project, wiring
+from drivetrain import machine, project, wiring
 from drivetrain.cli import output
-from drivetrain.errors import DefinitionError, DrivetrainError
+from drivetrain.errors import DefinitionError, DrivetrainError, SystemFault
 
 LIBRARIES = (
     "mlflow",
@@ -49,7 +50,7 @@ class Finding:
 @click.pass_obj
 def doctor(where: str, as_json: bool) -> None:
     """Check the definition and the machine; ends with 1 if something is bad."""
-    findings = [*_machine(), *_project(Path(where))]
+    findings = [*_machine(), *_gpus_and_project(Path(where))]
     if as_json:
         output.as_json([asdict(finding) for finding in findings])
     else:
@@ -77,25 +78,58 @@ def _machine() -> Iterator[Finding]:
             )
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     yield Finding("cores", "ok", str(cores))
-    yield Finding("GPU", *_gpu())
 
 
-def _gpu() -> tuple[str, str]:
-    tool = shutil.which("nvidia-smi")
-    if tool is None:
-        return "note", "none found (no nvidia-smi); training and serving use the CPU"
-    found = subprocess.run(
-        [tool, "--query-gpu=name,driver_version,memory.total", "--format=csv,noheader"],
-        capture_output=True, text=True, check=False,
-    )  # fmt: skip
-    return (
-        ("ok", found.stdout.strip().replace("\n", "; "))
-        if found.returncode == 0
-        else ("bad", found.stderr.strip() or "nvidia-smi failed")
-    )
+def _gpus(driver: machine.Driver | None) -> Iterator[Finding]:
+    if driver is None:
+        yield Finding("GPU", "note", "no NVIDIA driver (no nvidia-smi); training and serving use the CPU")
+        return
+    yield Finding("NVIDIA driver", "ok", f"{driver.version}, for CUDA up to {driver.cuda or 'unknown'}")
+    for number, gpu in enumerate(driver.gpus):
+        memory = "memory unknown" if gpu.memory is None else output.size(gpu.memory)
+        free = "" if gpu.free is None else f", {output.size(gpu.free)} free"
+        yield Finding(f"GPU {number}", "ok", f"{gpu.name}, {memory}{free}, compute capability {gpu.capability}")
 
 
-def _project(where: Path) -> Iterator[Finding]:
+def _torch(driver: machine.Driver | None, torch: machine.Torch) -> Finding:
+    if torch.gpus:
+        return Finding("torch sees", "ok", f"{', '.join(torch.gpus)} (built for CUDA {torch.cuda})")
+    if not torch.cuda:
+        return Finding("torch sees", "note", f"no GPU: {torch.version} is built for the CPU alone")
+    text = f"no GPU: {torch.version}, built for CUDA {torch.cuda}"
+    if driver is None:
+        return Finding("torch sees", "note", text)
+    if not machine.suffices(driver, torch.cuda):
+        return Finding("torch sees", "bad", f"{text}, {_too_old(driver, torch.cuda)}")
+    return Finding("torch sees", "bad", f"{text}, says {torch.problem!r}")
+
+
+def _too_old(driver: machine.Driver, cuda: str) -> str:
+    return f"needs {_driver_for(cuda)}, and this is {driver.version}"
+
+
+def _driver_for(cuda: str) -> str:
+    least = machine.least_driver(cuda)
+    return f"NVIDIA's driver {least} or newer" if least else f"a driver for CUDA {cuda}"
+
+
+def _gpus_and_project(where: Path) -> Iterator[Finding]:
+    driver = None
+    try:
+        driver = machine.nvidia()
+        yield from _gpus(driver)
+    except SystemFault as error:
+        yield Finding("GPU", "bad", f"{error}{f'; {error.hint}' if error.hint else ''}")
+    try:
+        torch = machine.torch()
+        if torch is not None:
+            yield _torch(driver, torch)
+    except SystemFault as error:
+        yield Finding("torch sees", "bad", str(error))
+    yield from _project(where, driver)
+
+
+def _project(where: Path, driver: machine.Driver | None) -> Iterator[Finding]:
     try:
         opened = project.open_project(where)
     except DefinitionError as error:
@@ -116,8 +150,40 @@ def _project(where: Path) -> Iterator[Finding]:
     yield Finding(
         "endpoint", "ok" if endpoint else "note", f"{endpoint.revision} at {endpoint.url}" if endpoint else "none is up"
     )
-    if opened.definition.train.resources.gpu and shutil.which("nvidia-smi") is None:
-        yield Finding("train.resources.gpu", "bad", "the definition asks for a GPU and there is none here")
+    yield from _asked_of_gpus(opened, driver)
+
+
+def _asked_of_gpus(opened: project.Project, driver: machine.Driver | None) -> Iterator[Finding]:
+    """What the definition wants of GPUs, and what comes of it here."""
+    wanted, there = opened.definition.train.resources.gpu, len(driver.gpus) if driver else 0
+    if wanted:
+        text = f"{wanted} asked for, {there} here"
+        less = "; a run on this machine gets what there is, a cluster is asked for all of them"
+        yield Finding(
+            "train.resources.gpu", "ok" if there >= wanted else "note", text + (less if there < wanted else "")
+        )
+    if opened.definition.serving.cog is not None:
+        yield _asked_by_cog(opened.root / opened.definition.serving.cog, driver)
+
+
+def _asked_by_cog(file: Path, driver: machine.Driver | None) -> Finding:
+    try:
+        tree = YAML(typ="safe").load(file)
+    except (YAMLError, OSError) as error:
+        return Finding(file.name, "bad", f"cannot be read: {error}")
+    build = tree.get("build") if isinstance(tree, dict) else None
+    if not isinstance(build, dict) or build.get("gpu") is not True:
+        return Finding(file.name, "ok", "asks for no GPU")
+    named = [f"{label} {build[key]}" for key, label in (("cuda", "CUDA"), ("cudnn", "cuDNN")) if build.get(key)]
+    text = f"asks for a GPU{' with ' if named else ''}{' and '.join(named)}"
+    cuda = str(build.get("cuda") or "")
+    if driver is None:
+        where = f", on a host with {_driver_for(cuda)}" if cuda else ""
+        there = "there is none here: served here, the runner has to do without; its image wants one"
+        return Finding(file.name, "note", f"{text}; {there}{where}")
+    if cuda and not machine.suffices(driver, cuda):
+        return Finding(file.name, "bad", f"{text}: its image {_too_old(driver, cuda)}")
+    return Finding(file.name, "ok", text)
 
 
 def _tried(what: str, look: Callable[[], str]) -> Finding:
