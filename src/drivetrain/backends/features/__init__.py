@@ -13,6 +13,8 @@ if TYPE_CHECKING:
 
 SQLITE_FILE = Path("feast", "online.db")
 """Where the embedded online store lies below a project's state directory."""
+LOOKUP_PLAN = Path("feast", "lookup.json")
+"""Where the plan of the online look-up lies below it: see `online_plan`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +68,7 @@ class FeatureStore(Protocol):
 
     def materialize(self, end: Any) -> int:
         """Writes to the online store the newest value of each entity as of `end` (a UTC datetime); returns how many
-        views were written. Running it twice changes nothing."""
+        views were written. Running it twice changes nothing. Leaves a look-up plan beside the registry."""
         ...
 
     def online(self, entities: Sequence[Mapping[str, Any]]) -> Sequence[Mapping[str, Any]]:

@@ -1,34 +1,41 @@
-"""How the online store is reached: a connection string as Feast wants it, and no password in any message."""
+"""How the online store is reached: a connection string as Feast wants it, and the same string as an address."""
 
 from __future__ import annotations
 
 import json
 import re
-import sqlite3
+import ssl
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
-from redis.exceptions import AuthenticationError, AuthorizationError, RedisError, ResponseError
-
-from drivetrain.errors import DefinitionError, DrivetrainError, Problem, SystemFault, Unavailable
+from drivetrain.errors import DefinitionError, Problem
 
 _DEFAULTS = {"socket_connect_timeout": "5", "socket_timeout": "30", "retry": "null"}
 """Seconds; without them a host that swallows packets holds a run for minutes. Trying again is the runner's part."""
+_KEY = "features.online.connection"
 
 
 def online_options(online: Mapping[str, Any]) -> dict[str, Any]:
     """The settings' `online` as Feast's own options. Raises `DefinitionError` if a Redis connection names no `host:port`."""
     if online["type"] != "redis":
         return dict(online)
-    connection = str(online["connection_string"])
-    if not re.match(r"[^:,=\s]+:\d+(,|$)", connection):
-        message, hint = "a Redis connection begins with host:port", "such as 127.0.0.1:6379,password=${REDIS_PASSWORD}"
-        raise DefinitionError([Problem("drivetrain.yaml", 0, "features.online.connection", message, hint)])
-    parts = [_quoted_text(part) for part in connection.split(",")]
+    parts = [_quoted_text(part) for part in _parts(str(online["connection_string"]))]
     given = {part.partition("=")[0] for part in parts}
     parts += [f"{option}={value}" for option, value in _DEFAULTS.items() if option not in given]
     # Feast's guard against older values refuses a correction of the newest one as well; `Feast.materialize` has its own.
     return {**online, "connection_string": ",".join(parts), "skip_dedup": True}
+
+
+def _parts(connection: str) -> list[str]:
+    if not re.match(r"[^:,=\s]+:\d+(,|$)", connection):
+        hint = "such as 127.0.0.1:6379,password=${REDIS_PASSWORD}"
+        raise _mistake("a Redis connection begins with host:port", hint)
+    return connection.split(",")
+
+
+def _mistake(message: str, hint: str) -> DefinitionError:
+    return DefinitionError([Problem("drivetrain.yaml", 0, _KEY, message, hint)])
 
 
 def _quoted_text(part: str) -> str:
@@ -45,12 +52,60 @@ def secrets(online: Mapping[str, Any]) -> list[str]:
     return sorted(filter(None, forms), key=len, reverse=True)
 
 
-def connection_fault(error: Exception, text: str) -> DrivetrainError | None:
-    """What an online store's error means to a run, `text` being its message without secrets; None if it is no such error."""
-    if isinstance(error, AuthenticationError | AuthorizationError | ResponseError):
-        return SystemFault(f"Redis refused: {text}", hint="check the password in features.online.connection")
-    if isinstance(error, RedisError):
-        return Unavailable(f"Redis does not answer: {text}", hint="is it running? see features.online.connection")
-    if isinstance(error, sqlite3.OperationalError):
-        return Unavailable(f"the online store cannot be used: {text}", hint="another process may hold it")
-    return None
+@dataclass(frozen=True, slots=True)
+class Address:
+    """A Redis server; `connect_within` and `answer_within` in seconds."""
+
+    host: str
+    port: int
+    database: int
+    username: str | None
+    password: str | None
+    tls: ssl.SSLContext | None
+    connect_within: float
+    answer_within: float
+
+    def __repr__(self) -> str:
+        return f"{self.host}:{self.port}"
+
+
+def address(connection: str, environment: Mapping[str, str]) -> Address:
+    """The server that a connection string names, `${NAME}` in it replaced by the environment's value.
+
+    Raises `DefinitionError` if a variable is not set or the string is none.
+    """
+    unset = sorted({name for name in re.findall(r"\$\{(\w+)\}", connection) if not environment.get(name)})
+    if unset:
+        raise _mistake(f"the environment variable {', '.join(unset)} is not set", f"export {unset[0]}=...")
+    parts = _parts(re.sub(r"\$\{(\w+)\}", lambda found: environment[found[1]], connection))
+    host, _, port = parts[0].rpartition(":")
+    given = {**_DEFAULTS, **{name: value.strip('"') for name, _, value in (part.partition("=") for part in parts[1:])}}
+    try:
+        return Address(
+            host,
+            int(port),
+            int(given.get("db", "0")),
+            given.get("username"),
+            given.get("password"),
+            _tls(given) if given.get("ssl", "").lower() == "true" else None,
+            float(given["socket_connect_timeout"]),
+            float(given["socket_timeout"]),
+        )
+    except ValueError as error:
+        raise _mistake("db is a whole number, timeouts are seconds", "such as 127.0.0.1:6379,db=1") from error
+    except OSError as error:
+        raise _mistake(
+            f"a certificate cannot be read: {error}", "see ssl_ca_certs, ssl_certfile, ssl_keyfile"
+        ) from error
+
+
+def _tls(given: Mapping[str, str]) -> ssl.SSLContext:
+    """As redis-py reads the same options."""
+    context = ssl.create_default_context(cafile=given.get("ssl_ca_certs"))
+    if given.get("ssl_cert_reqs") == "none" or given.get("ssl_check_hostname", "").lower() == "false":
+        context.check_hostname = False
+    if given.get("ssl_cert_reqs") == "none":
+        context.verify_mode = ssl.CERT_NONE
+    if "ssl_certfile" in given:
+        context.load_cert_chain(given["ssl_certfile"], given.get("ssl_keyfile"))
+    return context

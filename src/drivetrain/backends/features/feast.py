@@ -5,16 +5,13 @@ Feast 0.67 sends no usage telemetry, so there is nothing to turn off here.
 
 from __future__ import annotations
 
-import contextlib
-import difflib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
-import duckdb
 import pandas as pd
 import pyarrow as pa
 from feast import FeatureService, FeatureView, FileSource, OnDemandFeatureView, RepoConfig
@@ -27,17 +24,18 @@ from feast.infra.registry.base_registry import BaseRegistry
 from feast.repo_contents import RepoContents
 from feast.repo_operations import parse_repo
 
-from drivetrain.backends.features import FeatureColumn, FeatureStore, FeatureStoreSettings
+from drivetrain.backends.features import LOOKUP_PLAN, FeatureColumn, FeatureStore, FeatureStoreSettings, online_plan
 from drivetrain.backends.features.asof import History, join_as_of, newest
-from drivetrain.backends.features.connection import connection_fault, online_options, secrets
+from drivetrain.backends.features.connection import online_options, secrets
 from drivetrain.backends.features.description import DUMMY_KEY, describe
+from drivetrain.backends.features.faults import NO_TABLE, Border, no_service
 from drivetrain.backends.features.frames import ROW, TIME, as_declared, entity_frame, refuse_missing
-from drivetrain.backends.features.workplace import place_of, portable, quiet, working_in
-from drivetrain.errors import DataError, DefinitionError, DrivetrainError, Problem, StageError
+from drivetrain.backends.features.planning import lookup_plan
+from drivetrain.backends.features.workplace import place_of, portable, quiet
+from drivetrain.errors import DataError, StageError
 
 _START = datetime(1700, 1, 1, tzinfo=UTC)
 """Before any event, and within what a nanosecond timestamp can hold."""
-_NO_TABLE = "the snapshot has a file data/NAME.parquet for each entry of data.tables"
 
 
 def open_store(settings: FeatureStoreSettings) -> FeatureStore:
@@ -229,13 +227,13 @@ class Feast:
         # SQLite's tables are named after the project, and Feast refuses a hyphen there.
         self._project = settings.project.replace("-", "_")
         self._online = online_options(settings.online)
-        self._secrets = secrets(settings.online)
+        self._border = Border(self._repo, secrets(settings.online), FeatureViewNotFoundException)
 
     def apply(self) -> Mapping[str, Any]:
         contents = self._parse()
         names = [service.name for service in contents.feature_services]
         if self._service_name not in names:
-            raise _no_service(self._service_name, names)
+            raise no_service(self._service_name, names)
         objects = [
             *contents.data_sources, *contents.entities, *contents.feature_views, *contents.stream_feature_views,
             *contents.on_demand_feature_views, *contents.label_views, *contents.feature_services,
@@ -246,7 +244,7 @@ class Feast:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.unlink(missing_ok=True)
         fresh = self._open(path)
-        with self._inside("register the definitions"):
+        with self._border.inside("register the definitions"):
             fresh.apply(objects)
             self._keep_materialized(fresh)
         path.replace(self._registry)
@@ -267,7 +265,7 @@ class Feast:
         known = self._registered
         entities = entity_frame(rows, known.row_columns, timestamp)
         if len(rows):
-            with self._inside("join the features"):
+            with self._border.inside("join the features"):
                 job = self._store.get_historical_features(entities, known.service, full_feature_names=known.full_names)
                 joined = job.to_arrow()
             if not joined[ROW].combine_chunks().equals(pa.array(entities[ROW])):
@@ -286,9 +284,11 @@ class Feast:
         views = [view for name, view in _with_history(self._store).items() if name in used and view.online]
         due = sorted(view.name for view in views if _materialized_until(view) <= until)
         if due:
-            with self._inside("write to the online store"), quiet():
+            with self._border.inside("write to the online store"), quiet():
                 self._store.materialize(_START, until, feature_views=due)
             self._forget()
+        # After the values, so that no look-up expects what is not there yet.
+        online_plan.write(self._plan(), self._registry.with_name(LOOKUP_PLAN.name))
         return len(due)
 
     def online(self, entities: Sequence[Mapping[str, Any]]) -> Sequence[Mapping[str, Any]]:
@@ -299,10 +299,16 @@ class Feast:
             return []
         # Feast counts the entities by their keys, and so needs one even where no view has any.
         wanted = [{name: entity[name] for name in known.row_columns} or {DUMMY_KEY: ""} for entity in entities]
-        with self._translating("read the online store"):
+        with self._border.translating("read the online store"):
             found = self._store.get_online_features(known.service, wanted, full_feature_names=known.full_names)
             answer = found.to_dict()
         return [{column.name: answer[column.name][row] for column in known.columns} for row in range(len(wanted))]
+
+    def _plan(self) -> online_plan.Plan:
+        known = self._registered
+        return lookup_plan(
+            self._project, known.service, known.columns, known.views, known.on_demand, full_names=known.full_names
+        )
 
     @cached_property
     def _store(self) -> FeastStore:
@@ -310,12 +316,12 @@ class Feast:
 
     @cached_property
     def _registered(self) -> _Registered:
-        with self._translating("read its registry"):
+        with self._border.translating("read its registry"):
             try:
                 service = self._store.get_feature_service(self._service_name)
             except FeatureServiceNotFoundException as error:
                 names = [service.name for service in self._store.list_feature_services()]
-                raise _no_service(self._service_name, names) from error
+                raise no_service(self._service_name, names) from error
             # Feast compares the service with the registry's by sorting its views, and fails where one is used twice; a
             # service with references still to be resolved is not compared.
             service._pending_feature_refs = [self._service_name]
@@ -353,7 +359,7 @@ class Feast:
                 fresh.registry.apply_materialization(view, self._project, _START, _materialized_until(old))
 
     def _parse(self) -> RepoContents:
-        with self._inside("read the definitions"):
+        with self._border.inside("read the definitions"):
             try:
                 return parse_repo(self._repo)
             except FeastError:
@@ -361,50 +367,6 @@ class Feast:
             except Exception as error:
                 place = place_of(self._repo, error)
                 raise StageError(f"importing raised {type(error).__name__}: {error}", where=place) from error
-
-    @contextlib.contextmanager
-    def _inside(self, doing: str) -> Iterator[None]:
-        """In the repository, as under Feast's own CLI: a source's relative path is read from there."""
-        with self._translating(doing), working_in(self._repo):
-            yield
-
-    @contextlib.contextmanager
-    def _translating(self, doing: str) -> Iterator[None]:
-        """The border: whatever Feast or the user's own code raises becomes one of our errors, without passwords."""
-        try:
-            yield
-        except DrivetrainError:
-            raise
-        except Exception as error:  # noqa: BLE001
-            cause = error if self._redacted(str(error)) == str(error) else None
-            raise self._translate(doing, error) from cause
-
-    def _translate(self, doing: str, error: Exception) -> DrivetrainError:
-        text = self._redacted(str(error)).strip() or type(error).__name__
-        message = f"Feast could not {doing}: {text}"
-        fault = connection_fault(error, text)
-        if fault is not None:
-            return fault
-        if isinstance(error, duckdb.IOException | FileNotFoundError):
-            return DataError(message, hint=_NO_TABLE)
-        if isinstance(error, duckdb.Error | pa.ArrowException):
-            return DataError(message, hint="compare the types of the join keys in rows and tables")
-        if isinstance(error, FeatureViewNotFoundException):
-            return DataError(message, hint="apply comes first")
-        place = place_of(self._repo, error)
-        return StageError(message, where=place)
-
-    def _redacted(self, text: str) -> str:
-        for secret in self._secrets:
-            text = text.replace(secret, "***")
-        return text
-
-
-def _no_service(wanted: str, names: list[str]) -> DefinitionError:
-    close = difflib.get_close_matches(wanted, names, cutoff=0.4) or sorted(names)
-    hint = f"did you mean {' or '.join(close)}?" if close else "the Feast repository defines no feature service"
-    problem = Problem("drivetrain.yaml", 0, "features.service", f"no feature service is called {wanted}", hint)
-    return DefinitionError([problem])
 
 
 def _check_source(view: FeatureView, repo: Path) -> None:
@@ -417,7 +379,7 @@ def _check_source(view: FeatureView, repo: Path) -> None:
             where=place,
         )
     if not Path(FileSource.get_uri_for_file_path(repo, source.path)).is_file():
-        raise DataError(f"{portable(source.path, repo)} does not exist", hint=_NO_TABLE, where=place)
+        raise DataError(f"{portable(source.path, repo)} does not exist", hint=NO_TABLE, where=place)
 
 
 def _with_history(store: FeastStore) -> dict[str, FeatureView]:
