@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import cloudpickle
+import numpy as np
 import pandas as pd
 from cog import BaseModel, BaseRunner, Input
 
 MODEL = Path(__file__).parent / "model" / "model.pkl"
+TEXTS = ("from_airport", "to_airport", "airline")
 
 
 class Answer(BaseModel):
@@ -83,10 +86,14 @@ class Runner(BaseRunner):
         ),
     ) -> Answer:
         """The answer for one flight."""
-        values = {name: value for name, value in locals().items() if name != "self"}
-        row = pd.DataFrame([values])
-        row = row.astype(
-            {name: "float64" for name in row.columns if name not in ("from_airport", "to_airport", "airline")}
+        return self.batch([{name: value for name, value in locals().items() if name != "self"}])[0]
+
+    def batch(self, inputs: list[dict[str, Any]]) -> list[Answer]:
+        """The answers for several flights, predicted in one go: 64 take little longer than one."""
+        # Column by column, which is far quicker for pandas than one dictionary a row.
+        columns = {name: [one.get(name) for one in inputs] for name in self.model.feature_names_in_}
+        frame = pd.DataFrame(
+            {name: values if name in TEXTS else np.array(values, dtype="float64") for name, values in columns.items()}
         )
-        probability = float(self.model.predict_proba(row)[0, 1])
-        return Answer(late=probability >= 0.5, probability=probability)
+        probabilities = self.model.predict_proba(frame)[:, 1].tolist()
+        return [Answer(late=probability >= 0.5, probability=probability) for probability in probabilities]

@@ -86,8 +86,12 @@ STAGES: tuple[Stage, ...] = (
         inputs={
             "model": "train.model", "definitions": "features.definitions", "version": "register.version",
         },
-        reads=("name", "train.function", "serving.runner", "serving.cog", "serving.host", "serving.port"),
-        loads=("serving", "train"), needs=("serving", "tracking"), version=1,
+        reads=(
+            "name", "features.online", "train.function", "monitoring.sample", "monitoring.capture", "serving.runner", "serving.cog",
+            "serving.host", "serving.port", "serving.grpc_port", "serving.batch", "serving.lookup", "serving.auth", "serving.tls",
+            "serving.limits", "serving.scale",
+        ),
+        loads=("serving", "train"), needs=("serving", "tracking"), version=2,
         still_holds="drivetrain.backends.serving.alive:still_holds",
     ),
 )  # fmt: skip

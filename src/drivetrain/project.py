@@ -105,9 +105,14 @@ class Project:
         return known
 
 
+def state_of(start: Path) -> Path:
+    """The state directory of the project that `start` lies in, its definition unread. Raises `UsageError` if there is none."""
+    return find_project(start) / STATE
+
+
 def open_journal(start: Path) -> Journal:
     """The journal of the project that `start` lies in, its definition unread. Raises `UsageError` if there is none."""
-    return Journal(find_project(start) / STATE / "journal.db")
+    return Journal(state_of(start) / "journal.db")
 
 
 def open_project(

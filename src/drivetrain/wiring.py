@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from drivetrain import champion, lifecycle
-from drivetrain.backends.features import SQLITE_FILE
+from drivetrain.backends.features import LOOKUP_PLAN, SQLITE_FILE
 from drivetrain.backends.objects import Objects
 from drivetrain.backends.runner import Plan, Progress, Step, WorkerContext
+from drivetrain.backends.serving import Serving
 from drivetrain.definition.definition import Definition
 from drivetrain.definition.parts import Target
 from drivetrain.engines import graph
@@ -58,9 +59,10 @@ def project_objects(project: Project) -> Objects:
     return objects(project.objects_url, project.target.s3_endpoint)
 
 
-def serving(state: Path) -> Any:
+def serving(state: Path) -> Serving:
     """Where revisions run, on this machine."""
-    return answer("serving", "local")(state)
+    found: Serving = answer("serving", "local")(state)
+    return found
 
 
 def tracking(state: Path, target: Target) -> Any:
@@ -83,8 +85,12 @@ def tracking_there(told: Mapping[str, Any], outputs: Any) -> bool:
 
 
 def online_store_there(told: Mapping[str, Any], outputs: FeaturesOutputs) -> bool:
-    """Whether the online store that the features were written to still exists; of one on a server nothing is asked."""
-    return outputs.online.id != "sqlite" or (Path(told["state"]) / SQLITE_FILE).exists()
+    """Whether the online store that the features were written to still exists, and the plan by which the gateway reads it; of a
+    store on a server nothing is asked."""
+    state = Path(told["state"])
+    if Definition.model_validate(told["definition"]).features is not None and not (state / LOOKUP_PLAN).exists():
+        return False
+    return outputs.online.id != "sqlite" or (state / SQLITE_FILE).exists()
 
 
 def _needs(wanted: Sequence[str], state: Path, target: Target) -> dict[str, Any]:
@@ -123,7 +129,7 @@ def _remote_versions(project: Project) -> dict[str, str]:
 
 def _at(dumped: Any, key: str) -> Any:
     for step in key.split("."):
-        dumped = dumped[step]
+        dumped = None if dumped is None else dumped[step]  # of a part that the definition leaves out nothing is known
     return dumped
 
 

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from drivetrain.backends.serving import alive
+from drivetrain.backends.serving.alive import Server
 from drivetrain.cli.main import COMMANDS
 from drivetrain.journal import Journal
 
@@ -37,7 +41,20 @@ def test_help_lists_every_command_and_each_has_help_of_its_own(drivetrain: Comma
 
 
 def test_every_command_with_a_table_also_gives_json(drivetrain: Command, tmp_path: Path) -> None:
-    for name in ("run", "runs", "show", "logs", "lineage", "deploy", "predict", "stage", "doctor"):
+    for name in (
+        "run",
+        "runs",
+        "show",
+        "logs",
+        "lineage",
+        "deploy",
+        "predict",
+        "feedback",
+        "traffic",
+        "rollback",
+        "stage",
+        "doctor",
+    ):
         assert "--json" in drivetrain(name, "--help", directory=tmp_path).stdout, name
 
 
@@ -201,3 +218,21 @@ def test_a_run_whose_process_is_gone_is_shown_as_killed(drivetrain: Command, pro
     journal.start_run("r2", "wine", {}, os.getpid(), 11.0)
     shown = json.loads(drivetrain("runs", "--json", directory=project).stdout)
     assert [(row["run"], row["state"]) for row in shown] == [("r2", "running"), ("r1", "killed")]
+
+
+def test_a_service_can_be_stopped_though_its_definition_cannot_be_read(drivetrain: Command, project: Path) -> None:
+    (project / "drivetrain.yaml").write_text("name: [wine\n")
+    assert json.loads(drivetrain("deploy", "--stop", "--json", directory=project).stdout) == {"stopped": False}
+    home = project / ".drivetrain" / "serving"
+    home.mkdir(parents=True)
+    with subprocess.Popen(["sleep", "60"], start_new_session=True) as service:
+        record = Server("wine", "127.0.0.1", 1, None, service.pid, service.pid, alive.start_time(service.pid))
+        alive.write(home / "wine.json", record)
+        alive.write(home / "beer.json", replace(record, name="beer"))
+        several = drivetrain("deploy", "--stop", directory=project)
+        assert (several.returncode, "several services run: beer, wine" in several.stderr) == (2, True)
+        (home / "beer.json").unlink()
+        stopped = drivetrain("deploy", "--stop", "--json", directory=project)
+        assert json.loads(stopped.stdout) == {"stopped": True}
+        assert service.wait(10) == -signal.SIGTERM
+    assert not (home / "wine.json").exists()

@@ -39,7 +39,9 @@ def project(tmp_path: Path) -> Path:
     place.mkdir()
     (place / "drivetrain.yaml").write_text(
         "name: wine\ndata: {source: rows.csv, label: target}\nevaluate: {metric: accuracy}\n"
-        "train: {function: 'train.py:train', resources: {gpu: 2}}\nserving: {cog: cog.yaml}\n".replace("\\\n", "\n")
+        "train: {function: 'train.py:train', resources: {gpu: 2}}\nserving: {cog: cog.yaml, port: 0}\n".replace(
+            "\\\n", "\n"
+        )
     )
     (place / "rows.csv").write_text("a,target\n1,0\n")
     (place / "train.py").write_text("def train(features, label): ...\n")

@@ -10,6 +10,7 @@ import socket
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 
 import click
@@ -17,7 +18,9 @@ from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
 from drivetrain import machine, project, wiring
+from drivetrain.backends.serving import process
 from drivetrain.cli import output
+from drivetrain.definition.serving import Serving as ServingPart
 from drivetrain.errors import DefinitionError, DrivetrainError, SystemFault
 
 LIBRARIES = (
@@ -150,7 +153,16 @@ def _project(where: Path, driver: machine.Driver | None) -> Iterator[Finding]:
     yield Finding(
         "endpoint", "ok" if endpoint else "note", f"{endpoint.revision} at {endpoint.url}" if endpoint else "none is up"
     )
+    if endpoint is None:
+        yield from _ports(opened.definition.serving)
     yield from _asked_of_gpus(opened, driver)
+
+
+def _ports(part: ServingPart) -> Iterator[Finding]:
+    """Whether the ports that the service is to have are free."""
+    for port in (part.port, part.grpc_port):
+        if port:
+            yield _tried(f"port {port}", partial(_free, part.host, port))
 
 
 def _asked_of_gpus(opened: project.Project, driver: machine.Driver | None) -> Iterator[Finding]:
@@ -199,6 +211,12 @@ def _objects(opened: project.Project) -> str:
     if store.ref("doctor") != b"written":
         raise OSError("a reference that was written cannot be read back")
     return opened.objects_url
+
+
+def _free(host: str, port: int) -> str:
+    if not process.is_free(host, port):
+        raise process.port_taken(host, port)
+    return f"free on {host}"
 
 
 def _reachable(connection: str) -> str:

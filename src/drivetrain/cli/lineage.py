@@ -8,8 +8,8 @@ from pathlib import Path
 
 import click
 
+from drivetrain import deployment, project
 from drivetrain import lineage as tracing
-from drivetrain import project
 from drivetrain.cli import output
 from drivetrain.lineage import Lineage, Node
 
@@ -37,6 +37,7 @@ _DETAILS = ("digest", "key", "rows", "value", "definition", "code", "lock", "com
 def lineage(where: str, subject: str, output: Path | None, as_json: bool) -> None:
     """Walk from a model version (3 or flights/3), run or prediction back to its data, features, checks, code and lock file."""
     opened = project.open_project(Path(where), checked=False)
+    deployment.remember_prediction(opened, subject)
     found = tracing.trace(opened.journal, opened.definition.name, subject)
     if output is not None:
         drawn = draw(found)

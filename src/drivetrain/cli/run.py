@@ -96,10 +96,11 @@ def _to_resume(journal: Journal, which: str) -> RunRow:
         if found is None:
             raise UsageError(f"there is no run {which}", hint="`drivetrain runs` lists them")
         return found
-    for row in journal.runs(1):
-        if row.state in ("running", "interrupted", "failed"):
-            return row
-    raise UsageError("there is nothing to resume: the last run has ended", hint="`drivetrain run` starts a new one")
+    last = journal.runs(1)
+    if last and last[0].state in ("running", "interrupted", "failed"):
+        return last[0]
+    why = "the last run has ended" if last else "there was no run yet"
+    raise UsageError(f"there is nothing to resume: {why}", hint="`drivetrain run` starts one")
 
 
 def _fresh(from_: str | None, until: str | None, no_cache: bool, resumed: RunRow | None) -> list[str]:

@@ -1,29 +1,26 @@
-"""`drivetrain deploy`, `serve` and `predict`: the champion and its endpoint on this machine."""
+"""`drivetrain deploy`, `serve`, `traffic` and `rollback`: the service on this machine."""
 
 from __future__ import annotations
 
 import json
+import re
 import signal
-import tempfile
 import time
-import uuid
+from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from types import FrameType
-from typing import Any
 
 import click
 
-from drivetrain import champion, project, wiring
-from drivetrain.backends.objects import Objects
-from drivetrain.backends.serving import Endpoint
-from drivetrain.cli import output
-from drivetrain.errors import ServingError, UsageError
-from drivetrain.project import Project
-from drivetrain.records import DeployOutputs, decode
+from drivetrain import deployment, project, wiring
+from drivetrain.backends.serving import Endpoint, Serving, Status
+from drivetrain.cli import examples, output
+from drivetrain.errors import DefinitionError, ServingError, UsageError
 
 
 @click.command()
-@click.option("--stop", is_flag=True, help="End the endpoint instead.")
+@click.option("--stop", is_flag=True, help="End the service instead.")
 @click.option("--json", "as_json", is_flag=True, help="As JSON.")
 @click.pass_obj
 def deploy(where: str, stop: bool, as_json: bool) -> None:
@@ -31,134 +28,134 @@ def deploy(where: str, stop: bool, as_json: bool) -> None:
 
     A run deploys by itself; this is for after a restart of the machine.
     """
-    opened = project.open_project(Path(where), checked=not stop)
     if stop:
-        ended = wiring.serving(opened.state).stop(opened.definition.name)
+        ended = _stop(Path(where))
         output.as_json({"stopped": ended}) if as_json else click.echo("stopped" if ended else "nothing was running")
         return
-    endpoint = _bring_up(opened)
+    opened = project.open_project(Path(where))
+    _tell(deployment.bring_up(opened, deployment.leading(opened)), as_json)
+
+
+def _stop(where: Path) -> bool:
+    """Ends the project's service. A definition that cannot be read hides its name, not what runs."""
+    try:
+        opened = project.open_project(where, checked=False)
+    except DefinitionError as error:
+        state = project.state_of(where)
+        running = wiring.serving(state).running()
+        if len(running) > 1:
+            raise UsageError(
+                f"several services run: {', '.join(running)}",
+                hint="mend the definition, so that it says which is to end",
+            ) from error
+        return any(wiring.serving(state).stop(name) for name in running)
+    stopped: bool = wiring.serving(opened.state).stop(opened.definition.name)
+    return stopped
+
+
+@click.command()
+@click.argument("project_path", metavar="[PROJECT]", required=False, type=click.Path(exists=True))
+@click.pass_obj
+def serve(where: str, project_path: str | None) -> None:
+    """Serve the champion until Ctrl-C: of this project, or of the one at PROJECT.
+
+    Prints a curl command for each protocol. If the service was up before, it is taken over, and ends with Ctrl-C too.
+    """
+    opened = project.open_project(Path(project_path or where))
+    serving, name = wiring.serving(opened.state), opened.definition.name
+    endpoint = deployment.bring_up(opened, deployment.leading(opened))
+    try:
+        # SIGTERM ends it as Ctrl-C does; said before anything is printed, since whoever reads that may send one.
+        signal.signal(signal.SIGTERM, _interrupt)
+        click.echo(f"{endpoint.revision} answers at {endpoint.url}; Ctrl-C ends it")
+        click.echo("\n".join(examples.curl(opened, endpoint)))
+        while serving.find(name) is not None or _comes_back(serving, name):
+            time.sleep(1.0)
+        raise ServingError(f"the service {name} has died", hint=f"its log: {opened.state / 'serving' / name}.log")
+    finally:
+        serving.stop(name)
+
+
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    raise KeyboardInterrupt
+
+
+def _comes_back(serving: Serving, name: str, within: float = 60.0) -> bool:
+    """Whether a service that does not answer right now does so again: its gateway restarts a replica that died."""
+    deadline = time.monotonic() + within
+    while time.monotonic() < deadline:
+        try:
+            serving.status(name)
+        except ServingError:
+            return False
+        if serving.find(name) is not None:
+            return True
+        time.sleep(0.5)
+    return False
+
+
+@click.command()
+@click.argument("weights", nargs=-1, metavar="[REVISION=PERCENT]...")
+@click.option("--shadow", metavar="REVISION", help="Also send it a copy of every request; its answers are dropped.")
+@click.option("--sticky", metavar="HEADER", help="Requests with the same value of this header get the same revision.")
+@click.option("--json", "as_json", is_flag=True, help="As JSON.")
+@click.pass_obj
+def traffic(where: str, weights: tuple[str, ...], shadow: str | None, sticky: str | None, as_json: bool) -> None:
+    """Show which revisions share the traffic, or split it: `drivetrain traffic flights-2-0d1f=90 flights-3-77aa=10`.
+
+    A split is whole: revisions that are not named get nothing, and without --shadow and --sticky there is neither. The champion
+    stays what it is; `drivetrain rollback` moves both.
+    """
+    opened = project.open_project(Path(where), checked=False)
+    serving, name = wiring.serving(opened.state), opened.definition.name
+    if not weights and (shadow or sticky):
+        raise UsageError("the weights are missing", hint="give REVISION=PERCENT for each that serves")
+    if sticky is not None and not re.fullmatch(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+", sticky):
+        raise UsageError(f"{sticky!r} is no name of a header", hint="such as --sticky X-User")
+    found: Status = serving.route(name, _weights(weights), shadow, sticky) if weights else serving.status(name)
     if as_json:
-        output.as_json({"revision": endpoint.revision, "url": endpoint.url, "pid": endpoint.pid})
+        output.as_json(asdict(found))
+        return
+    rows = [
+        [entry.revision, _share(entry.weight, entry.revision, found), f"{entry.ready}/{entry.wanted}", entry.state]
+        for entry in found.revisions
+    ]
+    output.table(["revision", "traffic", "replicas", "state"], rows)
+    if found.sticky:
+        click.echo(f"sticky by {found.sticky}")
+    if found.former:
+        click.echo(click.style(f"`drivetrain rollback` goes back to {found.former}", fg="bright_black"), err=True)
+
+
+def _share(weight: int, revision: str, found: Status) -> str:
+    return f"{weight} %" + (" + shadow" if revision == found.shadow else "")
+
+
+def _weights(pairs: tuple[str, ...]) -> Mapping[str, int]:
+    found: dict[str, int] = {}
+    for pair in pairs:
+        match = re.fullmatch(r"(.+)=(\d{1,3})%?", pair)
+        if match is None:
+            raise UsageError(f"{pair!r} is not of the form REVISION=PERCENT")
+        if match[1] in found:
+            raise UsageError(f"{match[1]} is named twice")
+        found[match[1]] = int(match[2])
+    if sum(found.values()) != 100:
+        raise UsageError(f"the percents add up to {sum(found.values())}, not to 100")
+    return found
+
+
+@click.command()
+@click.option("--to", metavar="REVISION|VERSION", help="What is to serve; default: what did so before.")
+@click.option("--json", "as_json", is_flag=True, help="As JSON.")
+@click.pass_obj
+def rollback(where: str, to: str | None, as_json: bool) -> None:
+    """Have the former revision serve again; no request is lost, and its version is the champion again."""
+    _tell(deployment.rollback(project.open_project(Path(where), checked=False), to), as_json)
+
+
+def _tell(endpoint: Endpoint, as_json: bool) -> None:
+    if as_json:
+        click.echo(json.dumps({"revision": endpoint.revision, "url": endpoint.url, "pid": endpoint.pid}, indent=2))
     else:
         click.echo(f"{endpoint.revision} answers at {endpoint.url}/predictions")
-
-
-@click.command()
-@click.pass_obj
-def serve(where: str) -> None:
-    """Serve the champion until Ctrl-C."""
-    opened = project.open_project(Path(where))
-    serving = wiring.serving(opened.state)
-    endpoint = _bring_up(opened)
-    click.echo(f"{endpoint.revision} answers at {endpoint.url}/predictions; Ctrl-C ends it")
-
-    def end(number: int, frame: FrameType | None) -> None:
-        raise KeyboardInterrupt
-
-    signal.signal(signal.SIGTERM, end)
-    try:
-        while serving.find(endpoint.name) is not None:
-            time.sleep(1.0)
-        raise ServingError(f"{endpoint.revision} has died", hint=f"its log is in {opened.state / 'serving'}")
-    finally:
-        serving.stop(endpoint.name)
-
-
-def _bring_up(opened: Project) -> Endpoint:
-    store = wiring.project_objects(opened)
-    leading = champion.read(store, opened.definition.name)
-    if leading is None:
-        raise UsageError("no model has been promoted yet", hint="`drivetrain run` makes one")
-    outputs = _deployed(opened, leading.run_id)
-    settings, name = opened.definition.serving, opened.definition.name
-    with tempfile.TemporaryDirectory(prefix="drivetrain-") as directory:
-        bundle = store.get(outputs.bundle, Path(directory) / "bundle")
-        runner = str(outputs.bundle.metadata["runner"])
-        found: Endpoint = wiring.serving(opened.state).deploy(
-            name, outputs.revision.id, bundle, runner, settings.host, settings.port
-        )
-    return found
-
-
-def _deployed(opened: Project, run_id: str) -> DeployOutputs:
-    attempt = opened.journal.latest(run_id).get("deploy")
-    if attempt is None or attempt.outputs is None:
-        raise UsageError(f"run {run_id} did not deploy here", hint="`drivetrain run --from deploy`")
-    return decode(DeployOutputs, attempt.outputs)
-
-
-@click.command()
-@click.argument("inputs", nargs=-1, metavar="[NAME=VALUE]...")
-@click.option(
-    "--file", "file", type=click.File("rb"), help="The inputs as a JSON object in a file; - for standard input."
-)
-@click.option("--example", is_flag=True, help="Ask with the example that was stored with the model.")
-@click.option("--timeout", default=30.0, show_default=True, help="Seconds.")
-@click.option("--json", "as_json", is_flag=True, help="The whole answer as JSON.")
-@click.pass_obj
-def predict(where: str, inputs: tuple[str, ...], file: Any, example: bool, timeout: float, as_json: bool) -> None:
-    """Ask the endpoint for a prediction, and keep its id for `drivetrain lineage`."""
-    opened = project.open_project(Path(where), checked=False)
-    answer = ask(opened, _inputs(opened, inputs, file, example), timeout)
-    if as_json:
-        output.as_json(answer)
-    else:
-        click.echo(json.dumps(answer["output"], indent=2))
-        click.echo(
-            click.style(f"prediction {answer['id']}  revision {answer['revision']}", fg="bright_black"), err=True
-        )
-
-
-def ask(opened: Project, inputs: dict[str, Any], timeout: float) -> dict[str, Any]:
-    """The endpoint's answer with `id` and `revision`; the id is journaled. Raises `ServingError`."""
-    serving = wiring.serving(opened.state)
-    endpoint: Endpoint | None = serving.find(opened.definition.name)
-    if endpoint is None:
-        raise ServingError("no endpoint answers", hint="`drivetrain deploy` brings the champion up")
-    prediction_id = uuid.uuid4().hex
-    answer = dict(serving.predict(endpoint, inputs, prediction_id, timeout))
-    opened.journal.keep_prediction(prediction_id, endpoint.revision, _run_of(opened, endpoint.revision), time.time())
-    return {**answer, "id": prediction_id, "revision": endpoint.revision}
-
-
-def _run_of(opened: Project, revision: str) -> str:
-    """The run that made the revision which answers: the champion's, or while another is being deployed an earlier one's."""
-    leading = champion.read(wiring.project_objects(opened), opened.definition.name)
-    ids = [leading.run_id] if leading else []
-    for run_id in [*ids, *(row.id for row in opened.journal.runs())]:
-        attempt = opened.journal.latest(run_id).get("deploy")
-        if attempt is not None and attempt.outputs is not None and attempt.outputs["revision"]["id"] == revision:
-            return run_id
-    return ""
-
-
-def _inputs(opened: Project, pairs: tuple[str, ...], file: Any, example: bool) -> dict[str, Any]:
-    found: dict[str, Any] = dict(example_of(opened, wiring.project_objects(opened))) if example else {}
-    if file is not None:
-        try:
-            found.update(json.load(file))
-        except ValueError as error:
-            raise UsageError(f"{file.name} is no JSON object: {error}") from error
-    for pair in pairs:
-        name, sign, text = pair.partition("=")
-        if not sign:
-            raise UsageError(f"{pair!r} is not of the form NAME=VALUE")
-        try:
-            found[name] = json.loads(text)
-        except ValueError:
-            found[name] = text
-    if not found:
-        raise UsageError("there are no inputs", hint="give NAME=VALUE, --file, or --example")
-    return found
-
-
-def example_of(opened: Project, store: Objects) -> dict[str, Any]:
-    """The inputs with which the deployed revision was tried out."""
-    leading = champion.read(store, opened.definition.name)
-    if leading is None:
-        raise UsageError("no model has been promoted yet", hint="`drivetrain run` makes one")
-    bundle = _deployed(opened, leading.run_id).bundle
-    if "example.json" not in store.files(bundle):
-        raise UsageError("no example is stored with the model", hint="give NAME=VALUE or --file")
-    found: dict[str, Any] = json.loads(store.read(bundle, "example.json"))
-    return found

@@ -74,6 +74,9 @@ def _named(source: Source) -> Iterator[tuple[Place, str]]:
         yield ("serving", "runner"), definition.serving.runner
     if definition.serving.cog:
         yield ("serving", "cog"), definition.serving.cog
+    if definition.serving.tls:
+        yield ("serving", "tls", "certificate"), definition.serving.tls.certificate
+        yield ("serving", "tls", "key"), definition.serving.tls.key
 
 
 def _near_file(project: Path, name: str) -> str:

@@ -11,14 +11,12 @@ from drivetrain.definition.parts import (
     Data,
     Evaluate,
     Features,
-    Monitoring,
     Name,
-    Serving,
     Target,
     Train,
-    Trigger,
     Validate,
 )
+from drivetrain.definition.serving import Monitoring, Serving, Trigger
 from drivetrain.definition.values import Part, is_function, split_function
 from drivetrain.errors import UsageError
 

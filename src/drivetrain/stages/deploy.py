@@ -15,7 +15,7 @@ from typing import Any
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
-from drivetrain import champion
+from drivetrain import champion, service
 from drivetrain.backends.serving import Serving
 from drivetrain.backends.tracking import Tracking
 from drivetrain.definition.values import split_function
@@ -65,7 +65,8 @@ def run(context: StageContext, inputs: Inputs, *, serving: Serving, tracking: Tr
     # Named for the bundle, which holds the model: a changed runner is a new revision of the same version.
     revision = f"{name}-{number}-{bundle.digest[:8]}"
     context.say(f"bringing up {revision}")
-    endpoint = serving.deploy(name, revision, place, runner, part.host, part.port, example)
+    settings = service.settings(context.definition, context.project, context.state)
+    endpoint = serving.deploy(settings, revision, place, runner, example)
     _promote(context, inputs, tracking, number)
     proof = "and answered its first request" if example else "(no first request: its inputs are not the features)"
     context.say(f"{revision} is ready at {endpoint.url} {proof}")
@@ -159,14 +160,18 @@ def _first_request(model: Path, schema: Mapping[str, Any], *, is_default: bool) 
     """Inputs that the new revision has to answer before it replaces the old one, from the model's own input example.
 
     The default runner takes the rows as they are. A user's runner is asked if the example's columns fill its required
-    inputs by name, with values of their types; otherwise None: then only its health is known.
+    inputs by name, with values of their types, or if its one required input is a list of numbers (a row's features, in
+    their order); otherwise None: then only its health is known.
     """
     rows = _example_rows(model)
     if is_default:
         return {"rows": rows[:_EXAMPLE_ROWS]} if rows else None
     schemas = schema["components"]["schemas"]
     wanted = schemas["Input"]
+    whole = _numbers_input(wanted)
     for row in rows:
+        if whole is not None and all(_fits(value, {"type": "number"}, schemas) for value in row.values()):
+            return {whole: list(row.values())}
         filled = {
             name: row[name]
             for name, field in wanted["properties"].items()
@@ -174,6 +179,16 @@ def _first_request(model: Path, schema: Mapping[str, Any], *, is_default: bool) 
         }
         if filled and set(wanted.get("required", [])) <= set(filled):
             return filled
+    return None
+
+
+def _numbers_input(wanted: Mapping[str, Any]) -> str | None:
+    """The runner's one required input, if that is a list of numbers."""
+    match wanted.get("required", []):
+        case [name]:
+            field = wanted["properties"][name]
+            is_list = field.get("type") == "array" and field.get("items", {}).get("type") == "number"
+            return str(name) if is_list else None
     return None
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 import struct
+import threading
 import time
 from contextlib import suppress
 
@@ -32,6 +33,8 @@ from tests.backends.serving.http_harness import WITHIN, holding, serving
         b"POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n",
         b"GET / HTTP/1.1\r\nX: a\x00b\r\n\r\n",
         b"CONNECT host:443 HTTP/1.1\r\nHost: host\r\n\r\n",
+        b"POST / HTTP/1.1\r\nConnection: upgrade\r\nUpgrade: h2c\r\nTransfer-Encoding: gzip\r\n\r\n",
+        b"POST / HTTP/1.1\r\nConnection: upgrade\r\nUpgrade: h2c\r\nTransfer-Encoding: chunked\r\nTransfer-Encoding: x\r\n\r\n",
     ],
 )
 def test_what_is_no_request_is_a_400_and_the_end(rubbish: bytes) -> None:
@@ -152,6 +155,20 @@ def test_an_idle_connection_is_closed_and_one_that_waits_for_its_answer_is_not()
         running.call(lambda: running.held[0].reply(Response(200)))
         assert client.answer()[0] == 200
         assert client.ended()
+
+
+def test_of_large_requests_in_a_row_one_is_read_ahead() -> None:
+    size = 1_000_000
+    request = b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % size + bytes(size)
+    with holding() as running, running.connect() as client:
+        sending = threading.Thread(target=client.send, args=(request * 40,))
+        sending.start()
+        for number in range(40):
+            running.wait(lambda number=number: len(running.held) == number + 1)
+            assert sum(len(each._waiting) for each in running.server._site.connections) <= 1
+            running.call(lambda number=number: running.held[number].reply(Response(200)))
+        assert [client.answer()[0] for _ in range(40)] == [200] * 40
+        sending.join(WITHIN)
 
 
 def test_a_client_beyond_the_cap_is_told_so() -> None:

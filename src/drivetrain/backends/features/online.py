@@ -16,7 +16,7 @@ from typing import Any, Protocol
 
 from drivetrain.backends.features import online_plan
 from drivetrain.backends.features.connection import address
-from drivetrain.backends.features.online_demand import Computed, requested
+from drivetrain.backends.features.online_demand import Computed, requested, samples
 from drivetrain.backends.features.online_keys import Source, sources
 from drivetrain.backends.features.online_plan import Plan
 from drivetrain.backends.features.online_redis import RedisStore
@@ -24,6 +24,8 @@ from drivetrain.backends.features.online_sqlite import SQLiteStore
 from drivetrain.backends.features.online_values import decode
 from drivetrain.errors import DataError, DrivetrainError
 
+_FIRST = 2.0
+"""Seconds that the first connection may take when a look-up is made ready; who asks later has a bound of his own."""
 _LOOK = 1.0
 """Seconds between two looks at whether features have been defined anew."""
 
@@ -73,6 +75,10 @@ class Lookup:
         """The names of the answer, in its order."""
         return self._service.features
 
+    async def prepare(self) -> None:
+        """Connects to the store, and computes on-demand features once; raises nothing."""
+        await self._service.prepare()
+
     async def fetch(self, entities: Sequence[Mapping[str, Any]]) -> Sequence[Mapping[str, Any]]:
         """For each entity its features, None where there is no value. One look-up for all of them.
 
@@ -103,6 +109,7 @@ class Lookup:
         try:
             # In a thread: a view in pandas imports it.
             fresh = await asyncio.to_thread(lambda: _Service(online_plan.read(self._path), self._options))
+            await fresh.prepare()
             former, self._service = self._service, fresh
             try:
                 await former.drained()
@@ -137,6 +144,18 @@ class _Service:
         self._blank = dict.fromkeys(columns if self._computed else plan.features)
         self._store = _store(plan, options, self._sources)
         self._under_way = 0
+        self._tried = samples(plan)
+
+    async def prepare(self) -> None:
+        """Asks once for an entity that stands for any: what fails now is told by whoever asks for a real one."""
+        tried = self._tried
+        with contextlib.suppress(DrivetrainError, TimeoutError):
+            async with asyncio.timeout(_FIRST):
+                keys = [(number, source.key(tried)) for number, source in enumerate(self._sources)]
+                await self._store.read([(number, key) for number, key in keys if key is not None])
+        with contextlib.suppress(DrivetrainError):
+            # In a thread, since pandas may have to be imported.
+            await asyncio.to_thread(self._compute, [tried.copy()])
 
     async def fetch(self, entities: Sequence[Mapping[str, Any]]) -> Sequence[Mapping[str, Any]]:
         self._under_way += 1

@@ -15,7 +15,7 @@ from typing import Any
 from uuid import UUID
 
 from drivetrain.backends.features.online_keys import whole
-from drivetrain.backends.features.online_plan import OnDemand
+from drivetrain.backends.features.online_plan import OnDemand, Plan
 from drivetrain.errors import DataError, StageError
 
 Rows = Sequence[Mapping[str, Any]]
@@ -86,6 +86,13 @@ def requested(column: str, kind: str, value: Any) -> Any:
         ) from error
 
 
+def samples(plan: Plan) -> dict[str, Any]:
+    """A value for each column of a service, as Feast itself tries on-demand functions with when they are defined."""
+    kinds = {key.column: key.type for view in plan.views for key in view.keys}
+    kinds |= {feature.column: feature.type for view in plan.views for feature in view.features}
+    return {column: _SAMPLES.get(kind) for column, kind in (kinds | dict(plan.requested)).items()}
+
+
 def _of(wanted: type) -> Callable[[Any], Any]:
     def check(value: Any) -> Any:
         if not isinstance(value, wanted):
@@ -101,6 +108,15 @@ def _number(value: Any) -> float:
     return float(value)
 
 
+_SAMPLES: Mapping[str, Any] = {
+    "STRING": "hello world",
+    "BOOL": True,
+    "INT32": 1,
+    "INT64": 1,
+    "FLOAT": 1.0,
+    "DOUBLE": 1.0,
+    "UNIX_TIMESTAMP": datetime(2000, 1, 1, tzinfo=UTC),
+}
 _GIVEN: Mapping[str, Callable[[Any], Any]] = {
     "STRING": _of(str),
     "BOOL": _of(bool),

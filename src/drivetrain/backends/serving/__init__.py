@@ -1,21 +1,47 @@
-"""Serving: a bundle (runner, cog.yaml, model) brought up as an endpoint that speaks Cog's HTTP API."""
+"""Serving: bundles (runner, cog.yaml, model) brought up behind one address that speaks Cog's HTTP API, KServe's V1 and V2."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+from drivetrain.backends.serving.gateway.settings import Settings
+
 
 @dataclass(frozen=True, slots=True)
 class Endpoint:
-    """A revision that answers. `url` is the root: predictions go to `url + "/predictions"`."""
+    """A service that answers. `url` is its root: predictions go to `url + "/predictions"`; `revision` gets most of the traffic."""
 
     name: str
     revision: str
     url: str
     pid: int
+
+
+@dataclass(frozen=True, slots=True)
+class RevisionStatus:
+    """One revision of a service: its percent of the traffic, replicas `wanted` and `ready`. `state` is `ready`, `starting`, `asleep`
+    (the next request wakes it) or `failed` (its replicas do not come up)."""
+
+    revision: str
+    weight: int
+    wanted: int
+    ready: int
+    state: str
+
+
+@dataclass(frozen=True, slots=True)
+class Status:
+    """A service as it is. `shadow` gets a copy of the traffic; `sticky` is the header by which callers keep their revision;
+    `former` served before `revision` did."""
+
+    endpoint: Endpoint
+    former: str | None
+    shadow: str | None
+    sticky: str | None
+    revisions: Sequence[RevisionStatus]
 
 
 class Serving(Protocol):
@@ -30,19 +56,18 @@ class Serving(Protocol):
 
     def deploy(
         self,
-        name: str,
+        settings: Settings,
         revision: str,
         bundle: Path,
         runner: str,
-        host: str,
-        port: int,
         example: Mapping[str, Any] | None = None,
+        promote: bool = True,
     ) -> Endpoint:
-        """Brings the revision up beside the one that serves, waits until it is ready and has answered `example` (inputs of
-        a first prediction), then replaces that one.
+        """Brings the revision up beside those that serve, waits until it is ready and has answered `example` (inputs of a first
+        prediction), then gives it the whole traffic without losing a request; with `promote` false it gets none yet.
 
-        Port 0 takes a free one. If the new revision does not come up or does not answer, the old one goes on serving and
-        `ServingError` tells why, with the end of the runner's own log.
+        If the new revision does not come up or does not answer, the old one goes on serving and `ServingError` tells
+        why, with the end of the runner's own log.
         """
         ...
 
@@ -50,12 +75,34 @@ class Serving(Protocol):
         """The endpoint of that name, if it is alive and answers its health check. Needs no heavy library."""
         ...
 
+    def status(self, name: str) -> Status:
+        """The service with its revisions. Raises `ServingError` if none of that name runs."""
+        ...
+
+    def route(
+        self, name: str, weights: Mapping[str, int], shadow: str | None = None, sticky: str | None = None
+    ) -> Status:
+        """Splits the traffic between revisions that are up, by percent; those left out are drained and ended.
+
+        Raises `ServingError` if one is not known, or the percents do not add up to 100.
+        """
+        ...
+
     def predict(
         self, endpoint: Endpoint, inputs: Mapping[str, Any], prediction_id: str, timeout: float
     ) -> Mapping[str, Any]:
-        """One prediction; returns Cog's answer (`id`, `status`, `output`, ...). Raises `ServingError` if it failed."""
+        """One prediction; returns Cog's answer (`id`, `status`, `output`, ...) with the `revision` that gave it. Raises `ServingError`
+        if it failed."""
+        ...
+
+    def feedback(self, endpoint: Endpoint, prediction_id: str, label: Any) -> None:
+        """Tells what turned out to be true of an earlier prediction. Raises `ServingError` if it was not taken."""
+        ...
+
+    def running(self) -> Sequence[str]:
+        """The names of the services that run."""
         ...
 
     def stop(self, name: str) -> bool:
-        """Ends the endpoint; False if none ran."""
+        """Ends the service after the predictions that run; False if none ran."""
         ...

@@ -1,4 +1,4 @@
-"""Which revision answers here: the record of a started server, whether its process lives, and what it says of its health.
+"""Which service answers here: the record of a started gateway, whether its process lives, and what it says of its health.
 
 Only light modules of the standard library: this is asked in every run, also in one that finds everything cached.
 """
@@ -16,27 +16,25 @@ from drivetrain.backends.serving import Endpoint
 from drivetrain.records import DeployOutputs
 
 ANSWERING = ("READY", "BUSY")
-"""Cog's words for a server that takes predictions; a busy one takes them when its slot is free again."""
+"""Cog's words for a server that takes predictions."""
 
 
 @dataclass(frozen=True, slots=True)
 class Server:
-    """A started Cog server, as `serving/NAME.json` records it.
+    """A started gateway, as `serving/NAME.json` records it.
 
     `started` is the process's start time in the kernel's own form, so that a process which was given the same id
-    later is not mistaken for it; `group` is the process group of the server and its worker. `former` is the revision
-    that was replaced: its bundle is kept for a rollback.
+    later is not mistaken for it; `group` is the process group of the gateway and its replicas. `certificate` is the
+    file of its TLS certificate, None for plain HTTP.
     """
 
     name: str
-    revision: str
-    runner: str
     host: str
     port: int
+    certificate: str | None = None
     pid: int = 0
     group: int = 0
     started: str = ""
-    former: str | None = None
 
     @property
     def address(self) -> str:
@@ -44,17 +42,21 @@ class Server:
         return {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(self.host, self.host)
 
     @property
-    def endpoint(self) -> Endpoint:
+    def url(self) -> str:
+        """The root of its addresses."""
         host = f"[{self.address}]" if ":" in self.address else self.address
-        return Endpoint(self.name, self.revision, f"http://{host}:{self.port}", self.pid)
+        return f"http{'s' if self.certificate else ''}://{host}:{self.port}"
 
 
 def find(state: Path, name: str) -> Endpoint | None:
     """The endpoint of that name, if its process lives and it takes predictions. Takes a few milliseconds."""
     server = read(record_path(state, name))
-    if server is None or not is_alive(server) or health(server).get("status") not in ANSWERING:
+    if server is None or not is_alive(server):
         return None
-    return server.endpoint
+    said = health(server)
+    if said.get("status") not in ANSWERING or not said.get("revision"):
+        return None
+    return Endpoint(name, str(said["revision"]), server.url, server.pid)
 
 
 def still_holds(payload: Mapping[str, str], outputs: DeployOutputs) -> bool:
@@ -65,12 +67,12 @@ def still_holds(payload: Mapping[str, str], outputs: DeployOutputs) -> bool:
 
 
 def record_path(state: Path, name: str) -> Path:
-    """Where the server of that name is recorded."""
+    """Where the gateway of that name is recorded."""
     return state / "serving" / f"{name}.json"
 
 
 def read(path: Path) -> Server | None:
-    """The server recorded in the file; None if there is no file, or none that can be read as such."""
+    """The gateway recorded in the file; None if there is no file, or none that can be read as such."""
     try:
         return Server(**json.loads(path.read_bytes()))
     except (FileNotFoundError, ValueError, TypeError):
@@ -78,7 +80,7 @@ def read(path: Path) -> Server | None:
 
 
 def write(path: Path, server: Server) -> None:
-    """Records the server, atomically."""
+    """Records the gateway, atomically."""
     path.parent.mkdir(parents=True, exist_ok=True)
     scratch = path.with_name(f".{path.name}.{os.getpid()}")
     scratch.write_text(json.dumps(asdict(server), sort_keys=True, indent=1) + "\n")
@@ -110,14 +112,14 @@ def _start_time_without_proc(pid: int) -> str:
 
 
 def health(server: Server, timeout: float = 2.0) -> Mapping[str, object]:
-    """What the server says at `/health-check`; empty if it does not answer within `timeout` seconds.
+    """What the gateway says at `/health-check`; empty if it does not answer within `timeout` seconds.
 
     A socket by hand, since importing an HTTP library takes longer than asking.
     """
     request = f"GET /health-check HTTP/1.0\r\nHost: {server.address}\r\n\r\n".encode()
     answer = b""
     try:
-        with socket.create_connection((server.address, server.port), timeout) as connection:
+        with _connect(server, timeout) as connection:
             connection.sendall(request)
             while piece := connection.recv(65536):
                 answer += piece
@@ -125,3 +127,15 @@ def health(server: Server, timeout: float = 2.0) -> Mapping[str, object]:
     except (OSError, ValueError):
         return {}
     return found if isinstance(found, dict) else {}
+
+
+def _connect(server: Server, timeout: float) -> socket.socket:
+    connection = socket.create_connection((server.address, server.port), timeout)
+    if server.certificate is None:
+        return connection
+    import ssl  # 20 ms, only where it is used
+
+    # The very certificate that it was started with is expected, whatever name it was made out to.
+    context = ssl.create_default_context(cafile=server.certificate)
+    context.check_hostname = False
+    return context.wrap_socket(connection)

@@ -1,36 +1,47 @@
-"""Serving on this machine: each revision is Cog's own HTTP server, a process that outlives the command that started it."""
+"""Serving on this machine: one gateway a service, a process that outlives the command that started it, with replicas behind."""
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import json
 import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Mapping
+import time
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from drivetrain.backends.serving import Endpoint, alive, process
+from drivetrain.backends.serving import Endpoint, RevisionStatus, Status, alive, process
 from drivetrain.backends.serving.alive import Server
+from drivetrain.backends.serving.gateway import settings as gateway_settings
+from drivetrain.backends.serving.gateway import state as gateway_state
+from drivetrain.backends.serving.gateway.settings import Settings
 from drivetrain.errors import ServingError, StageError
+
+if TYPE_CHECKING:
+    from drivetrain.backends.serving.control import Control
+
+_SPARE = 15.0
+"""Seconds that a gateway may take longer than its own bounds say, before it is given up."""
 
 
 def open_serving(state: Path) -> LocalServing:
-    """The servers of the project whose state directory this is."""
+    """The services of the project whose state directory this is."""
     return LocalServing(state)
 
 
 class LocalServing:
-    """Cog servers on this machine, one for each name.
+    """Gateways on this machine, one for each name.
 
-    Below `state/serving` lie `NAME.json` (the running server), `NAME-REVISION.log` (its log) and
-    `bundles/REVISION/` (its working directory: Cog reads `.cog/openapi_schema.json` from there, so that two revisions
-    must not share one). `ready_within` and `stopped_within` are in seconds.
+    Below `state/serving` lie `NAME.json` (the running gateway), `NAME.settings.json` (what it was started with), `NAME.log`, and
+    `bundles/REVISION/`, the working directories of replicas. `ready_within` and `stopped_within` are in seconds.
     """
 
-    def __init__(self, state: Path, *, ready_within: float = 300.0, stopped_within: float = 20.0) -> None:
+    def __init__(self, state: Path, *, ready_within: float = 300.0, stopped_within: float = 30.0) -> None:
         self._state = state.absolute()
         self._home = self._state / "serving"
         self._ready_within = ready_within
@@ -43,7 +54,7 @@ class LocalServing:
         """
         command = [sys.executable, "-m", "drivetrain.backends.serving.schema", runner]
         # Bytecode files hold times and paths: they must not get into the bundle.
-        variables = process.environment() | {"PYTHONDONTWRITEBYTECODE": "1"}
+        variables = os.environ | {"PYTHONDONTWRITEBYTECODE": "1"}
         try:
             done = subprocess.run(
                 command, cwd=bundle, env=variables, stdin=subprocess.DEVNULL, capture_output=True, text=True,
@@ -59,146 +70,263 @@ class LocalServing:
 
     def deploy(
         self,
-        name: str,
+        settings: Settings,
         revision: str,
         bundle: Path,
         runner: str,
-        host: str,
-        port: int,
         example: Mapping[str, Any] | None = None,
+        promote: bool = True,
     ) -> Endpoint:
-        """Brings the revision up, has it answer `example`, and ends the one that served before.
+        """Brings the revision up behind the service's gateway, has it answer `example`, and gives it the traffic.
 
-        With a fixed port that the old revision holds, the new one is tried on a free port first; then the old one is
-        ended and the new one started again on its port, so that nothing answers for about as long as one start takes.
-        If that second start fails, the old revision is started again.
+        The gateway keeps its address and its callers' connections. Only where its own settings have changed is it
+        started anew; if those name the port that it holds, nothing answers for about as long as a start takes. If a gateway with
+        the changed settings does not come up, the one with the former settings serves on, or again.
         """
-        self._end_abandoned(name)
-        old = alive.read(self._record(name))
-        if old and self._serves(old, revision, host, port):
-            return old.endpoint
-        occupied = port != 0 and not process.is_free(host, port)
-        if occupied and not (old and old.port == port and alive.is_alive(old)):
-            raise process.port_taken(host, port)
-        is_new = self._keep_bundle(bundle, revision)
-        wanted = Server(name, revision, runner, host, port)
-        try:
-            server = self._start(replace(wanted, port=0 if occupied else port))
-            self._try_out(server, example)
-        except ServingError:
-            if is_new:
-                shutil.rmtree(self._bundle(revision), ignore_errors=True)
-            raise
-        if occupied and old:
-            process.end(server, self._stopped_within)
-            server = self._take_over(wanted, old)
-        return self._settle(server, old).endpoint
+        with self._turn(settings):
+            server = self._gateway(settings)
+            control = self._control(server)
+            now = control.status()
+            if not (now.get("revision") == revision and _is_whole(now, revision)):
+                kept = self._keep_bundle(bundle, revision)
+                about = {"bundle": str(kept), "runner": runner, "example": example}
+                try:
+                    # The gateway's own bounds are shorter: it always has the last word on what has become of it.
+                    control.add(revision, about, 2 * settings.ready_within + _SPARE)
+                    if promote:
+                        whole = {"weights": {revision: 100}, "shadow": None, "sticky": None}
+                        control.route(whole, settings.ready_within + _SPARE)
+                except ServingError:
+                    self._undo(control, settings.name, revision, now)
+                    raise
+                self._forget_bundles(control.status())
+        return Endpoint(settings.name, revision, server.url, server.pid)
 
     def find(self, name: str) -> Endpoint | None:
         """The endpoint of that name, if its process lives and it takes predictions."""
         return alive.find(self._state, name)
 
+    def status(self, name: str) -> Status:
+        """The service with its revisions. Raises `ServingError` if none of that name runs."""
+        server = self._running(name)
+        return _status(self._control(server).status(), server)
+
+    def route(
+        self, name: str, weights: Mapping[str, int], shadow: str | None = None, sticky: str | None = None
+    ) -> Status:
+        """Splits the traffic between revisions; those left out are drained and ended."""
+        server = self._running(name)
+        traffic = {"weights": dict(weights), "shadow": shadow, "sticky": sticky}
+        return _status(self._control(server).route(traffic, self._stopped_within + 30.0), server)
+
     def predict(
         self, endpoint: Endpoint, inputs: Mapping[str, Any], prediction_id: str, timeout: float
     ) -> Mapping[str, Any]:
-        """One prediction; waits up to `timeout` seconds for a free slot and for the answer.
+        """One prediction; waits up to `timeout` seconds for the answer.
 
         Raises `ServingError` if the runner failed, refused the inputs (naming the fields), or did not answer in time.
         """
-        from drivetrain.backends.serving import protocol  # an HTTP client takes 40 ms to import
+        return self._control(self._running(endpoint.name)).predict(inputs, prediction_id, timeout)
 
-        log = self._log(endpoint.name, endpoint.revision)
-        return protocol.predict(endpoint.url, inputs, prediction_id, timeout, log)
+    def feedback(self, endpoint: Endpoint, prediction_id: str, label: Any) -> None:
+        """Tells what turned out to be true of an earlier prediction."""
+        self._control(self._running(endpoint.name)).feedback(prediction_id, label)
+
+    def running(self) -> Sequence[str]:
+        """The names of the services whose gateways live."""
+        found = [alive.read(path) for path in sorted(self._home.glob("*.json"))]
+        return [server.name for server in found if server is not None and alive.is_alive(server)]
 
     def stop(self, name: str) -> bool:
-        """Ends the server and its worker, after the prediction that runs. False if none ran."""
-        self._end_abandoned(name)
+        """Ends the gateway and its replicas, after the predictions that run. False if none ran."""
         server = alive.read(self._record(name))
         ran = server is not None and process.end(server, self._stopped_within)
+        process.end_others(self._started(name), None, self._stopped_within)
+        process.sweep(self._home, name)
         self._record(name).unlink(missing_ok=True)
         return ran
 
-    def _serves(self, old: Server, revision: str, host: str, port: int) -> bool:
-        same = (old.revision, old.host) == (revision, host) and port in (0, old.port)
-        return same and alive.find(self._state, old.name) is not None
+    @contextlib.contextmanager
+    def _turn(self, settings: Settings) -> Iterator[None]:
+        """One deployment at a time: two would start two gateways, and remove each other's bundles. It ends with the process."""
+        self._home.mkdir(parents=True, exist_ok=True)
+        until = time.monotonic() + 3 * settings.ready_within
+        with (self._home / "deploying.lock").open("a") as file:
+            while True:
+                try:
+                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    break
+                except BlockingIOError:
+                    if time.monotonic() > until:
+                        hint = "end it, or try again later"
+                        raise ServingError("another deployment is under way", hint=hint, where=file.name) from None
+                    time.sleep(0.05)
+            yield
 
-    def _start(self, wanted: Server) -> Server:
-        """A server that is ready; nothing of it is left if it does not become so. Raises `ServingError`."""
-        port = wanted.port or process.free_port(wanted.host)
-        log = self._log(wanted.name, wanted.revision)
-        server = process.launch(replace(wanted, port=port), self._bundle(wanted.revision), log)
-        # Recorded at once, so that a deployment killed in between leaves no server that nobody knows of.
-        alive.write(self._candidate(wanted.name), server)
-        try:
-            process.wait_until_ready(server, self._ready_within, log)
-        except ServingError:
-            self._end_abandoned(wanted.name)
-            raise
-        return server
+    def _undo(self, control: Control, name: str, revision: str, before: Mapping[str, Any]) -> None:
+        """Takes back what a deployment that failed has left. What the gateway goes on with keeps its bundle."""
+        if not before.get("revision"):
+            self.stop(name)
+            known: set[str] = set()
+        else:
+            try:
+                if revision not in _names(before) and revision in _names(control.status()):
+                    control.remove(revision)
+                known = _names(control.status())
+            except ServingError:
+                return
+        if revision not in known:
+            shutil.rmtree(self._home / "bundles" / revision, ignore_errors=True)
 
-    def _try_out(self, server: Server, example: Mapping[str, Any] | None) -> None:
-        if example is None:
-            return
+    def _gateway(self, settings: Settings) -> Server:
+        """The gateway with these settings, started if there is none."""
+        old = alive.read(self._record(settings.name))
+        running = old if old is not None and alive.is_alive(old) else None
+        process.end_others(self._started(settings.name), running, self._stopped_within)
+        if running is None:
+            if old is not None:
+                process.sweep(self._home, settings.name)
+            if settings.port != 0 and not process.is_free(settings.host, settings.port):
+                raise process.port_taken(settings.host, settings.port)
+            return self._start(settings)
+        if self._is_as_wanted(settings) and alive.health(running):
+            return running
+        return self._replace(running, settings)
+
+    def _replace(self, running: Server, settings: Settings) -> Server:
+        """Another gateway in place of the one that runs, which serves on, or again, if the other does not come up."""
+        former = self._wanted_of(settings.name)
+        patience = max(self._stopped_within, (former or settings).timeout + _SPARE)
+        if settings.port != 0 and not process.is_free(settings.host, settings.port):
+            if running.port != settings.port:
+                raise process.port_taken(settings.host, settings.port)
+            process.end(running, patience)
         try:
-            self.predict(server.endpoint, example, "first", self._ready_within)
+            server = self._start(settings)
         except ServingError as error:
-            self._end_abandoned(server.name)
             raise ServingError(
-                f"revision {server.revision} came up but did not answer its first request: {error.message}",
-                hint=error.hint,
-                where=server.runner,
+                f"{error.message}\n{self._go_on_with(running, former)}", hint=error.hint, where=error.where
             ) from error
-
-    def _take_over(self, wanted: Server, old: Server) -> Server:
-        process.end(old, self._stopped_within)
-        try:
-            return self._start(wanted)
-        except ServingError:
-            self._settle(self._start(replace(old, pid=0)), None)
-            raise
-
-    def _settle(self, server: Server, old: Server | None) -> Server:
-        """Makes the server the one of its name, ends the old one, and forgets the bundle before that one's."""
-        if old is not None:
-            server = replace(server, former=old.former if old.revision == server.revision else old.revision)
-        alive.write(self._record(server.name), server)
-        self._candidate(server.name).unlink(missing_ok=True)
-        if old is not None:
-            process.end(old, self._stopped_within)
-            if old.former and old.former not in (server.former, server.revision):
-                shutil.rmtree(self._bundle(old.former), ignore_errors=True)
+        process.end(running, patience)
         return server
 
-    def _end_abandoned(self, name: str) -> None:
-        """Ends a server that was started and never took its place."""
-        candidate = alive.read(self._candidate(name))
-        current = alive.read(self._record(name))
-        if candidate is not None and (current is None or candidate.pid != current.pid):
-            process.end(candidate, self._stopped_within)
-        self._candidate(name).unlink(missing_ok=True)
+    def _go_on_with(self, running: Server, former: Settings | None) -> str:
+        """Has the former gateway serve; says whether it does."""
+        if alive.is_alive(running):
+            alive.write(self._record(running.name), running)
+            if former is not None:
+                gateway_settings.write(replace(former, port=running.port), self._started(running.name))
+            return f"the gateway with the former settings serves on at {running.url}"
+        try:
+            if former is None:
+                raise ServingError("its settings cannot be read")
+            self._start(former, running.port)
+        except ServingError as error:
+            return f"the former gateway had to end first, and did not come back: {error.message}; nothing serves now"
+        return f"the gateway with the former settings serves again at {running.url}"
+
+    def _start(self, settings: Settings, port: int = 0) -> Server:
+        port = settings.port or port or process.free_port(settings.host)
+        started, log = self._started(settings.name), self._log(settings.name)
+        gateway_settings.write(replace(settings, port=port), started)
+        certificate = str(Path(settings.certificate).absolute()) if settings.certificate else None
+        server = process.launch(Server(settings.name, settings.host, port, certificate), started, log, _token(settings))
+        # Recorded at once, so that a deployment killed in between leaves no gateway that nobody knows of.
+        alive.write(self._record(settings.name), server)
+        try:
+            process.wait_until_listening(server, 30.0, log)
+        except ServingError:
+            process.end(server, 0.0)
+            self._record(settings.name).unlink(missing_ok=True)
+            raise
+        gateway_settings.write(settings, self._wanted(settings.name))
+        return server
+
+    def _wanted_of(self, name: str) -> Settings | None:
+        """What the gateway was last asked to be; None if that cannot be read."""
+        try:
+            return gateway_settings.read(self._wanted(name))
+        except (OSError, ValueError, TypeError):
+            return None
+
+    def _is_as_wanted(self, settings: Settings) -> bool:
+        return self._wanted_of(settings.name) == settings
+
+    def _running(self, name: str) -> Server:
+        server = alive.read(self._record(name))
+        if server is None or not alive.is_alive(server):
+            raise ServingError(f"no gateway of {name} runs", hint="`drivetrain deploy` brings the champion up")
+        return server
+
+    def _control(self, server: Server) -> Control:
+        from drivetrain.backends.serving.control import Control  # an HTTP client takes 40 ms to import
+
+        settings = gateway_settings.read(self._started(server.name))
+        return Control(server.url, _token(settings), server.certificate, self._log(server.name))
 
     def _record(self, name: str) -> Path:
         return alive.record_path(self._state, name)
 
-    def _candidate(self, name: str) -> Path:
-        return self._home / f"{name}.candidate.json"
+    def _wanted(self, name: str) -> Path:
+        return self._home / f"{name}.settings.json"
 
-    def _bundle(self, revision: str) -> Path:
-        return self._home / "bundles" / revision
+    def _started(self, name: str) -> Path:
+        return self._home / f"{name}.started.json"
 
-    def _log(self, name: str, revision: str) -> Path:
-        return self._home / f"{name}-{revision}.log"
+    def _log(self, name: str) -> Path:
+        return self._home / f"{name}.log"
 
-    def _keep_bundle(self, bundle: Path, revision: str) -> bool:
-        """Copies the bundle to where it lasts; False if it is there already."""
-        home = self._bundle(revision)
+    def _keep_bundle(self, bundle: Path, revision: str) -> Path:
+        """Copies the bundle to where it lasts, unless it is there already; that place."""
+        home = self._home / "bundles" / revision
         if home.is_dir():
-            return False
+            return home
         scratch = home.with_name(f".{revision}.{os.getpid()}")
         shutil.rmtree(scratch, ignore_errors=True)
         shutil.copytree(bundle, scratch)
         scratch.replace(home)
-        return True
+        return home
+
+    def _forget_bundles(self, status: Mapping[str, Any]) -> None:
+        """Removes the bundles of revisions that neither serve nor did so just before, in this service or another."""
+        kept = {*_names(status), status.get("former")}
+        for routes in self._home.glob("*.routes.json"):
+            kept |= gateway_state.read(routes).revisions.keys()
+        for path in (self._home / "bundles").iterdir():
+            if path.name not in kept and not path.name.startswith("."):
+                shutil.rmtree(path, ignore_errors=True)
+
+
+def _token(settings: Settings) -> str:
+    """The bearer token. Raises `ServingError` if it cannot be read."""
+    try:
+        return Path(settings.token_file).read_text().strip()
+    except OSError as error:
+        hint = "`drivetrain deploy` makes a new one" if isinstance(error, FileNotFoundError) else ""
+        raise ServingError(f"the token cannot be read: {error}", hint=hint, where=settings.token_file) from error
+
+
+def _names(status: Mapping[str, Any]) -> set[str]:
+    return {str(entry["revision"]) for entry in status.get("revisions", [])}
+
+
+def _is_whole(status: Mapping[str, Any], revision: str) -> bool:
+    """Whether the revision has all of the traffic, and is not broken."""
+    return any(
+        entry["revision"] == revision and entry["weight"] == 100 and entry["state"] in ("ready", "asleep")
+        for entry in status["revisions"]
+    )
+
+
+def _status(document: Mapping[str, Any], server: Server) -> Status:
+    names = ("revision", "weight", "wanted", "ready", "state")
+    return Status(
+        endpoint=Endpoint(server.name, str(document["revision"]), server.url, server.pid),
+        former=document["former"],
+        shadow=document["shadow"],
+        sticky=document["sticky"],
+        revisions=[RevisionStatus(**{name: entry[name] for name in names}) for entry in document["revisions"]],
+    )
 
 
 def _last_line(text: str) -> Mapping[str, Any]:

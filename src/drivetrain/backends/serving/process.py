@@ -1,10 +1,9 @@
-"""One Cog server as a process: started without a parent, waited for, ended; and the ports it may listen on."""
+"""One gateway as a process: started without a parent, waited for, ended; and the ports it may listen on."""
 
 from __future__ import annotations
 
 import contextlib
 import errno
-import json
 import os
 import signal
 import socket
@@ -16,62 +15,49 @@ from pathlib import Path
 
 from drivetrain.backends.serving import alive
 from drivetrain.backends.serving.alive import Server
+from drivetrain.backends.serving.gateway.settings import SERVICE_VARIABLE
 from drivetrain.errors import ServingError
 
-_FAILED = ("SETUP_FAILED", "DEFUNCT", "UNHEALTHY")
 _TAIL = 15
+_MODULE = "drivetrain.backends.serving.gateway"
 # The shell ends at once and leaves the server without a parent here: nothing has to reap it, and whoever watches the
 # processes of this command does not take it for one of them. It prints the process group and the server's own id.
-_SCRIPT = 'echo $$; "$@" </dev/null >"$0" 2>&1 & echo $!'
+_SCRIPT = 'echo $$; "$@" </dev/null >>"$0" 2>&1 & echo $!'
 
 
-def environment() -> dict[str, str]:
-    """This process's environment, with this interpreter first on the path: Cog starts its worker as plain `python`.
+def launch(server: Server, settings: Path, log: Path, token: str) -> Server:
+    """Starts the gateway that `settings` describes, its output going to the end of `log`; returns it with its ids.
 
-    Raises `ServingError` if this interpreter is not called that; the worker would never come up, and Cog never say so.
+    What of the environment holds `token` is withheld: the gateway has it from its file, and the model has no business with it.
     """
-    home = Path(sys.executable).parent
-    if not (home / "python").exists():
-        raise ServingError(f"there is no `python` in {home}, which Cog needs", hint="use a virtual environment")
-    paths = [str(home), *filter(None, [os.environ.get("PATH")])]
-    return {**os.environ, "PATH": os.pathsep.join(paths)}
-
-
-def launch(server: Server, bundle: Path, log: Path) -> Server:
-    """Starts the server in the directory `bundle`, its output going to `log`; returns it with its ids."""
-    variables = environment() | {"COG_PREDICT_TYPE_STUB": server.runner, "PORT": str(server.port)}
-    command = [sys.executable, "-m", "cog.server.http", "--host", server.host]
+    variables = {name: value for name, value in os.environ.items() if value.strip() != token}
     done = subprocess.run(
-        ["/bin/sh", "-c", _SCRIPT, str(log), *command],
-        cwd=bundle, env=variables, start_new_session=True, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
-        text=True, check=True,
+        ["/bin/sh", "-c", _SCRIPT, str(log), *_command(settings)],
+        cwd=settings.parent, env=variables, start_new_session=True, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True, check=True,
     )  # fmt: skip
     group, pid = (int(line) for line in done.stdout.split())
     return replace(server, pid=pid, group=group, started=alive.start_time(pid))
 
 
-def wait_until_ready(server: Server, within: float, log: Path) -> None:
-    """Returns when the server takes predictions. Raises `ServingError`, with the end of its log, if its setup fails, its
-    process ends, or `within` seconds pass."""
+def wait_until_listening(server: Server, within: float, log: Path) -> None:
+    """Returns when the gateway answers its health check. Raises `ServingError`, with the end of its log, if its process ends, or
+    `within` seconds pass."""
     deadline = time.monotonic() + within
     while time.monotonic() < deadline:
-        said = alive.health(server)
-        if said.get("status") in alive.ANSWERING:
+        if alive.health(server):
             return
-        if said.get("status") in _FAILED:
-            raise _not_up(server, f"its setup failed: {_setup_error(said)}", log)
         if not alive.is_alive(server):
             raise _not_up(server, "its process ended", log)
-        time.sleep(0.05)
-    raise _not_up(server, f"it was not ready within {within:g} s", log)
+        time.sleep(0.02)
+    raise _not_up(server, f"it did not answer within {within:g} s", log)
 
 
 def end(server: Server, within: float) -> bool:
-    """Ends the server after the prediction that runs, or after `within` seconds regardless, and whatever its worker
-    left behind. False if it did not run."""
+    """Ends the gateway after the predictions that run, or after `within` seconds regardless, and whatever of its replicas is
+    left. False if it did not run."""
     if not alive.is_alive(server):
         return False
-    # The server alone is asked: its worker would drop what it is doing.
+    # The gateway alone is asked: it ends its replicas when they have answered.
     with contextlib.suppress(ProcessLookupError):
         os.kill(server.pid, signal.SIGTERM)
     _wait_for_end(server, within)
@@ -79,6 +65,36 @@ def end(server: Server, within: float) -> bool:
         os.killpg(server.group, signal.SIGKILL)
     _wait_for_end(server, 5.0)
     return True
+
+
+def _command(settings: Path) -> list[str]:
+    return [sys.executable, "-m", _MODULE, str(settings)]
+
+
+def end_others(settings: Path, server: Server | None, within: float) -> None:
+    """Ends every gateway that was started with the file `settings` but `server`: a command that was killed between starting a gateway
+    and ending the one before it leaves two. Where there is no `/proc` nothing is looked for."""
+    wanted = [part.encode() for part in _command(settings)[1:]]
+    for entry in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            pid = int(entry.name)
+            found = (entry / "cmdline").read_bytes().split(b"\0")[1:-1]
+            group = os.getpgid(pid)
+            # By its group: what a gateway is about to start is still its copy for a moment.
+            if found == wanted and (server is None or group != server.group):
+                end(Server("", "", 0, None, pid, group, alive.start_time(pid)), within)
+
+
+def sweep(home: Path, name: str) -> None:
+    """Ends what is left of a gateway that was killed: its replicas die with it, but not what the user's own code has started.
+
+    Everything below a gateway carries its service in the environment; where there is no `/proc` nothing is looked for.
+    """
+    mark = f"{SERVICE_VARIABLE}={home / name}".encode()
+    for entry in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            if mark in (entry / "environ").read_bytes().split(b"\0"):
+                os.kill(int(entry.name), signal.SIGKILL)
 
 
 def _wait_for_end(server: Server, within: float) -> None:
@@ -145,31 +161,16 @@ def _socket(host: str) -> socket.socket:
 
 def _not_up(server: Server, reason: str, log: Path) -> ServingError:
     return ServingError(
-        f"revision {server.revision} did not come up: {reason}\n{log_tail(log)}",
+        f"the gateway of {server.name} did not come up: {reason}\n{log_tail(log)}",
         hint=f"the whole log: {log}",
-        where=server.runner,
+        where=server.url,
     )
 
 
-def _setup_error(said: object) -> str:
-    setup = said.get("setup") if isinstance(said, dict) else None
-    logs = str(setup.get("logs", "")) if isinstance(setup, dict) else ""
-    # "worker setup failed: worker setup failed (slot ID): Setup failed: setup failed: RuntimeError: no such file"
-    return logs.strip().rpartition("etup failed: ")[2] or "no reason given"
-
-
 def log_tail(log: Path) -> str:
-    """The last lines of a server's log, each JSON line as its message alone."""
+    """The last lines of a log."""
     try:
         lines = log.read_text(errors="replace").splitlines()[-_TAIL:]
     except OSError:
         return ""
-    return "\n".join(f"  {_plain(line)}" for line in lines)
-
-
-def _plain(line: str) -> str:
-    try:
-        fields = json.loads(line)["fields"]
-        return " ".join(str(fields[key]) for key in ("message", "error") if key in fields)
-    except (ValueError, KeyError, TypeError):
-        return line
+    return "\n".join(f"  {line}" for line in lines)

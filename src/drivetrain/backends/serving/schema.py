@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from cog import _inspector
-from cog._adt import InputField, PrimitiveType, Repetition
+from cog._adt import InputField, PredictorInfo, PrimitiveType, Repetition
 from cog.predictor import load_predictor_from_ref
 
 _NULLABLE = (Repetition.OPTIONAL, Repetition.OPTIONAL_REPEATED)
@@ -27,7 +27,11 @@ def document(runner: str) -> dict[str, Any]:
     """
     file, _, name = runner.partition(":")
     load_predictor_from_ref(runner)  # registers the module under the name that the server gives it
-    info = _inspector.create_predictor(Path(file).stem, name)
+    return describe(_inspector.create_predictor(Path(file).stem, name))
+
+
+def describe(info: PredictorInfo) -> dict[str, Any]:
+    """The OpenAPI document of a runner that Cog has looked into."""
     schemas: dict[str, Any] = {"Input": _input(list(info.inputs.values())), "Output": info.output.json_type()}
     schemas |= {field.name: _choices(field) for field in info.inputs.values() if field.choices}
     return {

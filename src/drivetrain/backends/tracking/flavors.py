@@ -167,6 +167,9 @@ def requirements(model: Any, flavor: Flavor) -> list[str]:
     packages = set(flavor.packages)
     parts = model.get_params(deep=True).values() if hasattr(model, "get_params") and not isinstance(model, type) else ()
     packages |= _distributions({type(part).__module__.partition(".")[0] for part in (model, *parts)})
+    if flavor is KERAS:
+        # Keras computes with another library, and does not depend on it.
+        packages |= _distributions({sys.modules["keras"].backend.backend()})
     return sorted(f"{name}=={importlib.metadata.version(name)}" for name in packages)
 
 

@@ -306,14 +306,19 @@ class _Run:
                 "signature": _signature(model, flavor, example),
                 "pip_requirements": flavors.requirements(model, flavor),
             }
-            if flavor is not flavors.KERAS:
-                # MLflow's Keras flavour takes no code, and writes the example into a directory that it has not made yet.
-                arguments["input_example"] = flavors.matrix(example) if flavor.tensors else example
+            shown = {"input_example": flavors.matrix(example) if flavor.tensors else example}
+            if flavor is flavors.KERAS:
+                # MLflow's Keras flavour takes no code. It writes the example into a directory before it makes it, and so
+                # cannot log one.
+                directory.mkdir(parents=True)
+                logged: dict[str, Any] = {}
+            else:
                 arguments["code_paths"] = stored.copy_code(code, Path(temporary)) or None
+                logged = shown
             library = import_module(f"mlflow.{flavor.name}")
             with _storing(model):
-                library.save_model(model, str(directory), **arguments)
-                library.log_model(model, name=_MODEL, **arguments)
+                library.save_model(model, str(directory), **arguments, **shown)
+                library.log_model(model, name=_MODEL, **arguments, **logged)
         stored.write_note(directory, stored.Note(flavor.name, classes, list(example.columns)))
         stored.make_stable(directory)
         return SavedModel(flavor.name, classes)

@@ -277,7 +277,11 @@ class Client:
         try:
             async with asyncio.timeout(self._connect_time):
                 link = await self._open()
-        except (OSError, ssl.SSLError) as error:  # TimeoutError is an OSError
+        except (
+            OSError,
+            ssl.SSLError,
+            UnicodeError,
+        ) as error:  # TimeoutError is an OSError; a name that is none is no Unicode
             self._connecting -= 1
             self._not_connected(str(error) or f"no connection within {self._connect_time:g} s")
             return

@@ -16,7 +16,7 @@ from drivetrain.backends.serving.http.wire import WITHOUT_BODY, date_line, lines
 log = logging.getLogger(__name__)
 
 AHEAD = 16
-"""Requests of one connection that may wait for the answer to the one before; reading stops there."""
+"""Requests of one connection that may wait for the answer to the one before; reading stops there, or at a body of some size."""
 LINGER = 1.0
 """Seconds that a client is given to read its last answer: closed at once, with bytes unread, TCP would take the answer back."""
 APART = 65536
@@ -139,7 +139,7 @@ class Connection(asyncio.Protocol):
             self._call(turn)
             return
         self._waiting.append(turn)
-        if len(self._waiting) >= AHEAD:
+        if self._full:
             self._hold()
 
     def refuse(self, status: int, reason: str) -> None:
@@ -300,8 +300,13 @@ class Connection(asyncio.Protocol):
                 self._leave()
             else:
                 self._invite()
-        if len(self._waiting) < AHEAD:
+        if not self._full:
             self._listen()
+
+    @property
+    def _full(self) -> bool:
+        waiting = self._waiting
+        return len(waiting) >= AHEAD or any(len(turn.request.body) > APART for turn in waiting)
 
     def _invite(self) -> None:
         if self._reader.expecting:

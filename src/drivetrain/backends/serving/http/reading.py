@@ -205,7 +205,10 @@ class Reader:
         if has_body:
             self._resumed = True
             kept = [(name, framing[name]) for name in (b"content-length", b"transfer-encoding") if name in framing]
-            self._parser.feed_data(method + b" / HTTP/1.1\r\n" + lines(kept) + b"\r\n")
+            try:
+                self._parser.feed_data(method + b" / HTTP/1.1\r\n" + lines(kept) + b"\r\n")
+            except httptools.HttpParserError:  # the first parser had no interest in how the body is framed
+                self._refuse(400, "not a valid HTTP/1.1 request")
         if rest:
             self.feed(rest, now)
 

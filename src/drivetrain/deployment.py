@@ -1,0 +1,150 @@
+"""Which revision serves, brought up again or taken back: what `deploy`, `serve` and `rollback` do on this machine."""
+
+from __future__ import annotations
+
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from drivetrain import champion, service, wiring
+from drivetrain.backends.serving import Endpoint, Status
+from drivetrain.champion import Champion
+from drivetrain.errors import UsageError
+from drivetrain.project import Project
+from drivetrain.records import DeployOutputs, Record, RegisterOutputs, TrainOutputs, decode
+
+
+@dataclass(frozen=True, slots=True)
+class Deployed:
+    """What one run brought to serve."""
+
+    run_id: str
+    outputs: DeployOutputs
+
+    @property
+    def revision(self) -> str:
+        return self.outputs.revision.id
+
+
+def leading(opened: Project) -> Deployed:
+    """What the champion's run deployed. Raises `UsageError` if nothing has been promoted yet."""
+    found = champion.read(wiring.project_objects(opened), opened.definition.name)
+    if found is None:
+        raise UsageError("no model has been promoted yet", hint="`drivetrain run` makes one")
+    return of_run(opened, found.run_id)
+
+
+def of_run(opened: Project, run_id: str) -> Deployed:
+    """What the run deployed. Raises `UsageError` if it did not."""
+    outputs = _outputs(opened, run_id, "deploy", DeployOutputs)
+    if outputs is None:
+        raise UsageError(f"run {run_id} did not deploy here", hint="`drivetrain run --from deploy`")
+    return Deployed(run_id, outputs)
+
+
+def of_revision(opened: Project, revision: str) -> Deployed | None:
+    """The latest run that deployed the revision, the champion's first; None if none of this project did."""
+    found = champion.read(wiring.project_objects(opened), opened.definition.name)
+    ids = [found.run_id] if found else []
+    for run_id in [*ids, *(row.id for row in opened.journal.runs())]:
+        outputs = _outputs(opened, run_id, "deploy", DeployOutputs)
+        if outputs is not None and outputs.revision.id == revision:
+            return Deployed(run_id, outputs)
+    return None
+
+
+def bring_up(opened: Project, deployed: Deployed) -> Endpoint:
+    """Has the revision serve, alone. Raises `ServingError` if it does not come up; what served before goes on then."""
+    with tempfile.TemporaryDirectory(prefix="drivetrain-") as directory:
+        bundle = wiring.project_objects(opened).get(deployed.outputs.bundle, Path(directory) / "bundle")
+        found: Endpoint = wiring.serving(opened.state).deploy(
+            service.settings(opened.definition, opened.root, opened.state),
+            deployed.revision,
+            bundle,
+            str(deployed.outputs.bundle.metadata["runner"]),
+        )
+    return found
+
+
+def rollback(opened: Project, to: str | None = None) -> Endpoint:
+    """Has the revision serve that did so before, or the revision or model version `to`; its version is the champion again.
+
+    The endpoint comes first, the alias and the champion's record after it, so that doing it again completes what was cut off.
+    Raises `UsageError` if there is nothing to go back to.
+    """
+    deployed = _target(opened, to)
+    trained = _outputs(opened, deployed.run_id, "train", TrainOutputs)
+    registered = _outputs(opened, deployed.run_id, "register", RegisterOutputs)
+    if trained is None or registered is None:
+        raise UsageError(f"run {deployed.run_id} has no registered model", hint="give another revision with --to")
+    endpoint = bring_up(opened, deployed)
+    store, name = wiring.project_objects(opened), opened.definition.name
+    wiring.tracking(opened.state, opened.target).set_alias(name, "champion", registered.version.id.rpartition("/")[2])
+    former = champion.read(store, name)
+    champion.write(store, champion.succeed(former, trained.model, registered.version, deployed.run_id))
+    return endpoint
+
+
+def remember_prediction(opened: Project, prediction_id: str) -> None:
+    """Journals which run made the revision that gave a prediction, if the service's log of requests knows the id."""
+    if opened.journal.prediction(prediction_id) is not None or opened.journal.run(prediction_id) is not None:
+        return
+    directory = service.capture_directory(opened.state, opened.definition.name)
+    if not directory.is_dir():
+        return
+    from drivetrain.backends.serving.gateway import captured  # its JSON library is not needed for anything else here
+
+    for event in captured.find(directory, prediction_id):
+        made = of_revision(opened, event.revision)
+        if made is not None:
+            opened.journal.keep_prediction(prediction_id, made.revision, made.run_id, event.at)
+            return
+
+
+def _target(opened: Project, to: str | None) -> Deployed:
+    if to is None:
+        found = _former(opened)
+    elif "-" in to and (deployed := of_revision(opened, to)) is not None:
+        found = deployed
+    else:
+        found = _of_version(opened, to)
+    if found is None:
+        what = f"{to} is no revision or version that was deployed here" if to else "no other revision has served yet"
+        raise UsageError(what, hint="`drivetrain runs` lists runs and versions")
+    return found
+
+
+def _former(opened: Project) -> Deployed | None:
+    """What served before the champion: as the gateway remembers it, or else by the model that the champion replaced."""
+    serving, name = wiring.serving(opened.state), opened.definition.name
+    endpoint = serving.find(name)
+    if endpoint is not None:
+        status: Status = serving.status(name)
+        if status.former is not None:
+            return of_revision(opened, status.former)
+    now: Champion | None = champion.read(wiring.project_objects(opened), name)
+    if now is None or now.replaces is None:
+        return None
+    for row in opened.journal.runs():
+        trained = _outputs(opened, row.id, "train", TrainOutputs)
+        if trained is not None and trained.model.digest == now.replaces.digest:
+            outputs = _outputs(opened, row.id, "deploy", DeployOutputs)
+            if outputs is not None:
+                return Deployed(row.id, outputs)
+    return None
+
+
+def _of_version(opened: Project, version: str) -> Deployed | None:
+    wanted = version if "/" in version else f"{opened.definition.name}/{version}"
+    for row in opened.journal.runs():
+        registered = _outputs(opened, row.id, "register", RegisterOutputs)
+        outputs = _outputs(opened, row.id, "deploy", DeployOutputs)
+        if registered is not None and outputs is not None and registered.version.id == wanted:
+            return Deployed(row.id, outputs)
+    return None
+
+
+def _outputs(opened: Project, run_id: str, stage: str, kind: type[Record]) -> Record | None:
+    attempt: Any = opened.journal.latest(run_id).get(stage)
+    return None if attempt is None or attempt.outputs is None else decode(kind, attempt.outputs)

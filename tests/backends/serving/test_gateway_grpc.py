@@ -1,0 +1,124 @@
+"""The gateway's gRPC port: calls take the same way as requests over HTTP."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+
+from drivetrain.backends.serving.http.messages import Exchange, Response
+from drivetrain.backends.serving.replica import open_inference_pb2 as pb
+from tests.backends.serving.gateways import TOKEN, Fake, Gateway, fakes, running, wait_until
+from tests.backends.serving.servers import HOST, free_port
+
+PREFIX = "/inference.GRPCInferenceService/"
+
+
+def infer(exchange: Exchange) -> None:
+    """Doubles the request's first tensor."""
+    if exchange.request.path == "/v2/models/echo":
+        tensors = [{"name": "x", "datatype": "FP64", "shape": [-1]}]
+        said = {"name": "echo", "platform": "cog", "inputs": tensors, "outputs": tensors}
+        exchange.reply(Response(200, json.dumps(said).encode()))
+        return
+    asked = pb.ModelInferRequest.FromString(exchange.request.body)
+    answer = pb.ModelInferResponse(model_name="echo", id=asked.id)
+    output = answer.outputs.add(name="output", datatype="FP64", shape=[1])
+    output.contents.fp64_contents.append(2 * asked.inputs[0].contents.fp64_contents[0])
+    exchange.reply(Response(200, answer.SerializeToString(), (), b"application/vnd.open-inference+protobuf"))
+
+
+def request(x: float) -> Any:
+    asked = pb.ModelInferRequest(model_name="echo", id=f"id{x}")
+    asked.inputs.add(name="x", datatype="FP64", shape=[1]).contents.fp64_contents.append(x)
+    return asked
+
+
+@contextmanager
+def serving(home: Path, *answers: Any, **settings: Any) -> Iterator[tuple[Gateway, Any, list[Fake]]]:
+    """A gateway before upstreams `r0`, `r1`, ..., and a channel to its gRPC port."""
+    port = free_port()
+    with fakes(*answers) as found:
+        upstreams = {f"r{number}": fake.url for number, fake in enumerate(found)}
+        with running(home, grpc_port=port, upstreams=upstreams, **settings) as gateway:
+            wait_until(lambda: all(entry["ready"] for entry in gateway.status()["revisions"]))
+            with grpc.insecure_channel(f"{HOST}:{port}") as channel:
+                yield gateway, channel, found
+
+
+def call(channel: Any, x: float, metadata: Any = (), timeout: float = 10.0) -> tuple[Any, dict[str, str]]:
+    """The answer, and its trailing metadata."""
+    method = channel.unary_unary(
+        f"{PREFIX}ModelInfer", pb.ModelInferRequest.SerializeToString, pb.ModelInferResponse.FromString
+    )
+    answer, done = method.with_call(request(x), timeout=timeout, metadata=metadata)
+    return answer, dict(done.trailing_metadata())
+
+
+def test_calls_are_split_between_revisions_and_say_which_one_answered(tmp_path: Path) -> None:
+    with serving(tmp_path, infer, infer) as (gateway, channel, found):
+        assert gateway.route(r0=75, r1=25).status == 200
+        marks = []
+        for n in range(20):
+            answer, trailing = call(channel, n, [("x-request-id", f"q{n}")])
+            assert answer.outputs[0].contents.fp64_contents == [2.0 * n]
+            assert trailing["x-request-id"] == f"q{n}"
+            marks.append(trailing["x-drivetrain-revision"])
+        assert Counter(marks) == {"r0": 15, "r1": 5}
+        posted = found[0].requests[-1]
+        assert (posted.method, posted.path) == ("POST", "/v2/models/echo/infer")
+        assert posted.header(b"content-type") == b"application/vnd.open-inference+protobuf"
+
+
+def test_errors_become_codes(tmp_path: Path) -> None:
+    def refuse(exchange: Exchange) -> None:
+        exchange.reply(Response(400, b'{"error":"x is missing"}'))
+
+    with serving(tmp_path, refuse) as (_, channel, _found), pytest.raises(grpc.RpcError) as raised:
+        call(channel, 1)
+    assert raised.value.code() == grpc.StatusCode.INVALID_ARGUMENT
+    assert raised.value.details() == "x is missing"
+
+
+def test_a_deadline_goes_on_to_the_replica_and_a_caller_that_goes_takes_its_call_with_it(tmp_path: Path) -> None:
+    called = threading.Event()
+
+    with serving(tmp_path, lambda _: called.set()) as (_, channel, found):
+        with pytest.raises(grpc.RpcError) as raised:
+            call(channel, 1, timeout=0.5)
+        assert raised.value.code() == grpc.StatusCode.DEADLINE_EXCEEDED
+        assert called.wait(5)
+        assert 0 < int(found[0].requests[0].header(b"x-request-timeout-ms") or 0) <= 500
+        assert found[0].gone.get(timeout=5) == "/v2/models/echo/infer"
+
+
+def test_guarded_predictions_need_the_token_over_grpc_too(tmp_path: Path) -> None:
+    with serving(tmp_path, infer, guard_predictions=True) as (_, channel, _found):
+        with pytest.raises(grpc.RpcError) as raised:
+            call(channel, 1)
+        assert raised.value.code() == grpc.StatusCode.UNAUTHENTICATED
+        answer, _trailing = call(channel, 1, [("authorization", f"Bearer {TOKEN}")])
+        assert answer.id == "id1"
+
+
+def test_readiness_and_metadata_are_answered(tmp_path: Path) -> None:
+    with serving(tmp_path, infer) as (_, channel, _found):
+
+        def ask(name: str, message: Any) -> Any:
+            answer = getattr(pb, f"{name}Response").FromString
+            return channel.unary_unary(PREFIX + name, type(message).SerializeToString, answer)(message, timeout=10)
+
+        assert ask("ServerLive", pb.ServerLiveRequest()).live
+        assert ask("ServerReady", pb.ServerReadyRequest()).ready
+        assert ask("ModelReady", pb.ModelReadyRequest(name="echo")).ready
+        assert ask("ModelMetadata", pb.ModelMetadataRequest(name="echo")).inputs[0].name == "x"
+        with pytest.raises(grpc.RpcError) as raised:
+            ask("ModelReady", pb.ModelReadyRequest(name="another"))
+        assert raised.value.code() == grpc.StatusCode.NOT_FOUND

@@ -1,0 +1,198 @@
+"""What the gateway writes down of its requests, and the features that it adds to them."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from prometheus_client.parser import text_string_to_metric_families
+
+from drivetrain.backends.serving.gateway import captured
+from drivetrain.backends.serving.gateway.settings import Capturing, LookingUp
+from drivetrain.backends.serving.http.messages import Exchange, Response
+from drivetrain.errors import Unavailable
+from tests.backends.serving.gateways import (
+    TOKEN,
+    configure,
+    fakes,
+    ready,
+    running,
+    succeed,
+    wait_until,
+)
+
+BEARER = {"authorization": f"Bearer {TOKEN}"}
+
+
+def test_a_failed_prediction_is_counted_as_failed_though_cog_answers_200(tmp_path: Path) -> None:
+    def answer(exchange: Exchange) -> None:
+        exchange.reply(Response(200, b'{"status": "failed", "error": "no such carrier"}'))
+
+    with fakes(answer) as (fake,), running(tmp_path, upstreams={"one": fake.url}) as gateway:
+        ready(gateway, "one")
+        assert gateway.predict(x=1).status == 200
+        metrics = gateway.metrics()
+        assert metrics['drivetrain_gateway_requests_total{revision="one",outcome="failed"}'] == 1
+        assert metrics['drivetrain_gateway_requests_total{revision="one",outcome="succeeded"}'] == 0
+
+
+def test_metrics_of_the_replicas_get_their_labels(tmp_path: Path) -> None:
+    with (
+        fakes(succeed, succeed) as (old, new),
+        running(tmp_path, upstreams={"old": old.url, "new": new.url}) as gateway,
+    ):
+        old.metrics = new.metrics = (
+            "# HELP predictions_total Predictions.\n# TYPE predictions_total counter\n"
+            'predictions_total{outcome="succeeded"} 3\npredictions_total 4 1700000000\n'
+            "# HELP seconds How long.\n# TYPE seconds histogram\n"
+            'seconds_bucket{le="+Inf"} 2\nseconds_count 2\nseconds_sum 0.5\n'
+        )
+        ready(gateway, "old", "new")
+        text = gateway.request("GET", "/metrics").body.decode()
+        lines = text.splitlines()
+        for fake, revision in ((old, "old"), (new, "new")):
+            mark = f'revision="{revision}",replica="{fake.url}"'
+            assert f'predictions_total{{{mark},outcome="succeeded"}} 3' in lines
+            assert f"predictions_total{{{mark}}} 4 1700000000" in lines
+            assert f'seconds_bucket{{{mark},le="+Inf"}} 2' in lines
+        assert lines.count("# TYPE seconds histogram") == 1
+        # Every sample stands with its family, and every line is one that Prometheus' own parser takes.
+        families = {family.name: family for family in text_string_to_metric_families(text)}
+        assert len(families["seconds"].samples) == 6
+        assert families["drivetrain_gateway_requests"].type == "counter"
+
+
+def test_what_was_asked_and_answered_is_captured_under_the_predictions_id(tmp_path: Path) -> None:
+    capturing = Capturing(directory=str(tmp_path / "log"))
+    with fakes(succeed, succeed) as (old, new):
+        upstreams = {"old": old.url, "new": new.url}
+        with running(tmp_path, upstreams=upstreams, capturing=capturing) as gateway:
+            ready(gateway, "old", "new")
+            gateway.route(old=100, shadow="new")
+            gateway.request("POST", "/predictions", {"id": "mine", "input": {"x": 1}})
+            gateway.request("PUT", "/predictions/put", {"input": {"x": 2}})
+            gateway.request("POST", "/v1/models/echo:predict", {"instances": []}, {"x-request-id": "header"})
+            made = gateway.predict(x=3).headers["x-request-id"]
+            assert gateway.request("POST", "/feedback", {"id": "mine", "label": 1}, BEARER).status == 202
+            assert gateway.request("POST", "/feedback", {"label": 1}, BEARER).status == 422
+            wait_until(lambda: len(new.requests) == 4)
+            assert gateway.end() == 0
+    events = [event for _, event in captured.read(tmp_path / "log")]
+    asked = [(event.id, event.revision) for event in events if event.type.endswith(".request")]
+    answered = [(event.id, event.revision) for event in events if event.type.endswith(".response")]
+    expected = [(event, revision) for event in ("mine", "put", "header", made) for revision in ("old", "new")]
+    assert sorted(asked) == sorted(answered) == sorted(expected)
+    assert [event.id for event in events if event.type == "drivetrain.feedback"] == ["mine"]
+
+
+class Features:
+    """Online features that are computed from their key; the entity 13 is not answered for."""
+
+    keys = entity_keys = ("carrier",)
+    features = ("delay", "flights")
+
+    def __init__(self, options: Mapping[str, Any]) -> None:
+        self.base = options["base"]
+
+    async def fetch(self, entities: Sequence[Mapping[str, Any]]) -> Sequence[Mapping[str, Any]]:
+        if any(entity["carrier"] == 13 for entity in entities):
+            raise Unavailable("the store does not answer")
+        return [{"delay": self.base + entity["carrier"], "flights": None} for entity in entities]
+
+    async def prepare(self) -> None:
+        pass
+
+    async def close(self) -> None:
+        pass
+
+
+def test_online_features_are_put_into_the_request_before_it_is_split_and_captured(tmp_path: Path) -> None:
+    lookup = LookingUp(f"{__name__}:Features", {"base": 100}, defaults={"flights": 7})
+    capturing = Capturing(directory=str(tmp_path / "log"))
+    with fakes(succeed, succeed) as (old, new):
+        upstreams = {"old": old.url, "new": new.url}
+        with running(tmp_path, upstreams=upstreams, lookup=lookup, capturing=capturing) as gateway:
+            ready(gateway, "old", "new")
+            gateway.route(old=100, shadow="new")
+            answer = gateway.predict(carrier=5)
+            assert (answer.status, answer.headers["x-drivetrain-missing-features"]) == (200, "flights")
+            filled = {"carrier": 5, "delay": 105, "flights": 7}
+            wait_until(lambda: new.requests)
+            for fake in (old, new):
+                assert json.loads(fake.requests[0].body)["input"] == filled
+            failed = gateway.predict(carrier=13)
+            assert (failed.status, len(old.requests)) == (503, 1)
+            assert "x-request-id" in failed.headers
+            metrics = gateway.metrics()
+            assert metrics["drivetrain_gateway_lookup_seconds_count"] == 2
+            assert metrics["drivetrain_gateway_lookup_failures_total"] == 1
+            assert metrics['drivetrain_gateway_features_missing_total{feature="flights"}'] == 1
+            assert gateway.end() == 0
+    asked = [event for _, event in captured.read(tmp_path / "log") if event.type.endswith(".request")]
+    assert [json.loads(event.body)["input"] for event in asked] == [filled] * 2
+
+
+def test_no_credentials_get_into_the_capture_log(tmp_path: Path) -> None:
+    capturing = Capturing(directory=str(tmp_path / "log"))
+    with fakes(succeed) as (fake,), running(tmp_path, upstreams={"one": fake.url}, capturing=capturing) as gateway:
+        ready(gateway, "one")
+        assert gateway.predict(BEARER, x=1).status == 200
+        body = {"input": {"x": 2}}
+        assert gateway.request("POST", f"/predictions?key={TOKEN}", body, BEARER).status == 200
+        assert gateway.request("POST", "/feedback", {"id": "7", "label": 1}, BEARER).status == 202
+        assert gateway.end() == 0
+    events = [event for _, event in captured.read(tmp_path / "log")]
+    assert len(events) == 5
+    assert not [file for file in (tmp_path / "log").iterdir() if TOKEN.encode() in file.read_bytes()]
+    assert TOKEN not in gateway.text()
+
+
+def test_a_full_disk_under_the_capture_log_costs_events_that_are_counted_and_no_prediction(
+    tmp_path: Path, small_disk: Path
+) -> None:
+    (small_disk / "ballast").write_bytes(b"b" * 900_000)
+    capturing = Capturing(directory=str(small_disk / "log"), segment=200_000)
+    with fakes(succeed) as (fake,), running(tmp_path, upstreams={"one": fake.url}, capturing=capturing) as gateway:
+        ready(gateway, "one")
+
+        def counted(outcome: str) -> float:
+            return gateway.metrics()[f'drivetrain_gateway_captured_events_total{{outcome="{outcome}"}}']
+
+        def asked(number: int) -> int:
+            return sum(gateway.predict(text="d" * 2000).status == 200 for _ in range(number))
+
+        total = asked(100)
+        assert total == 100
+        wait_until(lambda: counted("written") + counted("lost") == 2 * total)
+        assert counted("lost") > 0
+        (small_disk / "ballast").unlink()
+        before = counted("written")
+
+        def written_again() -> bool:
+            nonlocal total
+            total += asked(1)
+            return counted("written") > before
+
+        recovered = wait_until(written_again)
+        wait_until(lambda: counted("written") + counted("lost") == 2 * total)
+        assert gateway.end() == 0
+    print(f"room again: events are kept after {recovered:.2f} s")
+    assert len(fake.requests) == total
+
+
+def test_a_look_up_that_cannot_be_opened_is_one_clear_error(tmp_path: Path) -> None:
+    file = configure(tmp_path, lookup=LookingUp("nowhere:nothing", {}))
+    command = [sys.executable, "-m", "drivetrain.backends.serving.gateway", str(file)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
+    assert done.returncode == 1
+    assert "the look-up nowhere:nothing cannot be opened" in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1
+
+
+def test_feedback_is_refused_where_nothing_is_captured(tmp_path: Path) -> None:
+    with running(tmp_path) as gateway:
+        assert gateway.request("POST", "/feedback", {"id": "x", "label": 1}, BEARER).status == 409
