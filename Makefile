@@ -44,11 +44,19 @@ demo: setup ## flights: from raw rows to an endpoint that answers
 
 .PHONY: test
 test: setup ## every test
-	$(BIN)/python -m pytest -n 2 --dist loadfile -q
+	$(BIN)/python -m pytest -n 2 --dist loadfile -q -m "not slow"
 
 .PHONY: bench
 bench: setup ## the races against other tools, each in an environment of its own
 	$(BIN)/python -m benchmarks
+
+.PHONY: bench-serving
+bench-serving: setup ## how fast models are served, beside six peers (needs wrk; 30 minutes of it are the soak)
+	$(BIN)/python -m benchmarks.serving
+
+.PHONY: test-slow
+test-slow: setup ## the tests that take minutes: ten thousand fuzzed requests
+	$(BIN)/python -m pytest -q -m slow
 
 .PHONY: lock
 lock: ## resolves the lock files anew (needs uv)

@@ -22,6 +22,8 @@ class Peer:
     version: str
     variables: Mapping[str, str] = field(default_factory=dict)
     """Set so that it neither phones home nor asks."""
+    by_pip: bool = False
+    """Installed by pip, which finds builds of PyTorch on the machine that uv does not look for."""
 
     @property
     def home(self) -> Path:
@@ -51,17 +53,17 @@ def install(peer: Peer, root: Path = HERE / ".venvs") -> Path:
     if not stamp.is_file() or stamp.read_text() != wanted:
         shutil.rmtree(place, ignore_errors=True)
         root.mkdir(parents=True, exist_ok=True)
-        for command in _commands(place, requirements):
+        for command in _commands(place, requirements, peer.by_pip):
             _call(command, peer)
         stamp.write_text(wanted)
     return place / "bin"
 
 
-def _commands(place: Path, requirements: Path) -> list[list[str]]:
+def _commands(place: Path, requirements: Path, by_pip: bool) -> list[list[str]]:
     """Compiled while installing, so that the first sample does not pay for it where a later one does not."""
     python = str(place / "bin" / "python")
     uv = shutil.which("uv") or shutil.which("uv", path=str(Path(sys.executable).parent))
-    if uv:
+    if uv and not by_pip:
         return [
             [uv, "venv", "--quiet", "--python", sys.executable, str(place)],
             [uv, "pip", "install", "--quiet", "--compile-bytecode", "--python", python, "-r", str(requirements)],

@@ -95,7 +95,7 @@ def targets_table(targets: Sequence[Target]) -> str:
                 amount(target.value, target.unit),
                 f"{target.bound_name} {amount(target.bound, target.unit)}",
                 "-" if target.ratio is None else f"{target.ratio:.2f}x",
-                f"{target.needed:.0f}x",
+                f"{target.needed:g}x",
                 target.verdict,
             )
             for target in targets
