@@ -517,3 +517,17 @@ def test_a_server_that_does_not_answer_is_unavailable_and_its_password_is_not_sh
 def test_a_run_that_is_gone_is_a_system_fault(tracking, tmp_path):
     with pytest.raises(SystemFault, match=r"logging the evaluation.*not found"):
         tracking.log_evaluation("0" * 32, {}, tmp_path)
+
+
+def test_a_process_killed_while_it_makes_the_database_leaves_no_half_of_one(tmp_path: Path) -> None:
+    database = tmp_path / "mlflow.db"
+    code = (
+        "import os, drivetrain.backends.tracking.mlflow as tracking\n"
+        "os.link = lambda *places: os._exit(9)\n"
+        f"tracking.open_tracking('sqlite:///{database}', {str(tmp_path / 'artifacts')!r})"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 9
+    assert not database.exists()
+    tracking = open_tracking(f"sqlite:///{database}", str(tmp_path / "artifacts"))
+    assert tracking.version("wine", "champion") is None
+    assert database.exists()

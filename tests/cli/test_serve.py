@@ -92,7 +92,7 @@ def test_a_prediction_says_its_id_and_revision(drivetrain: Command, served: Path
         (["predict", "x=NaN"], 1, "the inputs were refused: x: "),
         (["predict", "=1"], 2, "'=1' is not of the form NAME=VALUE"),
         (["predict", "x=1", "--timeout", "0"], 2, "0.0 is not in the range x>0"),
-        (["predict", "x=1", "wait=5", "--timeout", "0.2"], 1, "no answer within 0.2 s"),
+        (["predict", "x=1", "wait=5", "--timeout", "0.2"], 1, "no answer in time"),
         (["predict", "--file", "list.json"], 2, "list.json is no JSON object"),
         (["predict", "--file", "nan.json"], 2, "NaN is no JSON"),
         (["predict", "--example"], 2, "no model has been promoted yet"),

@@ -95,7 +95,7 @@ def test_a_deadline_goes_on_to_the_replica_and_a_caller_that_goes_takes_its_call
             call(channel, 1, timeout=0.5)
         assert raised.value.code() == grpc.StatusCode.DEADLINE_EXCEEDED
         assert called.wait(5)
-        assert 0 < int(found[0].requests[0].header(b"x-request-timeout-ms") or 0) <= 500
+        assert 0 < int(found[0].requests[0].header(b"x-request-timeout-ms") or 0) <= 510, "gRPC rounds it up"
         assert found[0].gone.get(timeout=5) == "/v2/models/echo/infer"
 
 

@@ -20,6 +20,7 @@ class Control:
         self._url = url
         self._token = token
         self._certificate = certificate
+        self._log = log
         self._hint = f"the gateway's log: {log}"
 
     def status(self) -> Mapping[str, Any]:
@@ -50,19 +51,21 @@ class Control:
         status, headers, answer = self._request("PUT", path, body, timeout, predicts=True)
         if status == 200 and answer.get("status") == "succeeded":
             return {**answer, "id": prediction_id, "revision": headers.get("x-drivetrain-revision", "")}
-        raise self._failed(status, answer, timeout)
+        raise self._failed(status, answer, headers.get("x-drivetrain-revision", ""))
 
-    def _failed(self, status: int, answer: Mapping[str, Any], timeout: float) -> ServingError:
+    def _failed(self, status: int, answer: Mapping[str, Any], revision: str) -> ServingError:
         if status == 422:
             return ServingError(
                 f"the inputs were refused: {_fields(answer)}",
                 hint=f"{self._url}/openapi.json says what is wanted",
                 where=self._url,
             )
-        if status == 504:
-            return ServingError(f"no answer within {timeout:.3g} s", hint=self._hint, where=self._url)
         reason = answer.get("error") or answer.get("detail") or answer.get("status") or f"HTTP status {status}"
-        return ServingError(f"the prediction failed: {reason}", hint=self._hint, where=self._url)
+        if status == 504:
+            return ServingError(f"no answer in time: {reason}", hint=self._hint, where=self._url)
+        # What the model itself prints, tracebacks too, is in the log of its revision.
+        hint = f"the revision's log: {self._log.with_name(f'{self._log.stem}-{revision}.log')}" if revision else self._hint
+        return ServingError(f"the prediction failed: {reason}", hint=hint, where=self._url)
 
     def _administer(
         self, method: str, path: str, document: Mapping[str, Any] | None, timeout: float

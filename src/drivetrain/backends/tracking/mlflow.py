@@ -9,7 +9,7 @@ import sys
 import tempfile
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
@@ -61,7 +61,20 @@ def open_tracking(uri: str, artifacts: str | None) -> MLflow:
     # MLflow warns of the format that it is told to use, and that pip is missing where uv made the environment.
     logging.getLogger("mlflow").setLevel(logging.ERROR)
     logging.getLogger("alembic").setLevel(logging.ERROR)
+    if uri.startswith("sqlite:///") and not Path(uri.removeprefix("sqlite:///")).exists():
+        _make_database(Path(uri.removeprefix("sqlite:///")))
     return MLflow(uri, artifacts)
+
+
+def _make_database(path: Path) -> None:
+    """MLflow's tables, all or none: it makes them one by one, and cannot open a database with half of them."""
+    scratch = path.with_name(f".{path.name}.{os.getpid()}")
+    scratch.unlink(missing_ok=True)
+    with _border("making its database"):
+        mlflow.MlflowClient(f"sqlite:///{scratch}").search_experiments(max_results=1)
+    with suppress(FileExistsError):  # another process was quicker: its database counts
+        os.link(scratch, path)
+    scratch.unlink()
 
 
 @contextmanager
