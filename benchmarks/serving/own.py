@@ -194,5 +194,5 @@ def slope(minutes: Sequence[Minute], warm: int = 3) -> float:
 def saturation_of(plan: Plan, place: Path, flights: Flights) -> float:
     """Requests a second that the flights service answers at most, through its gateway."""
     with service(place, [flights.bundle], flights.example, Scaling(), plan.files) as server:
-        load.closed(server.address, 64, 1.0)
+        load.closed(server.address, 64, 1)
         return load.closed(server.address, 64, plan.seconds).rate

@@ -86,7 +86,7 @@ def measure(plan: Plan, name: str, start: Start, connections: Sequence[int]) -> 
     try:
         with start() as server:
             for count in connections:
-                load.closed(server.address, count, 1.0)
+                load.closed(server.address, count, 1)
                 result.loads[count] = [load.closed(server.address, count, plan.seconds) for _ in range(plan.rounds)]
                 plan.say(f"  {name:<12} {told(result, count)}")
     except (NotUp, InstallFailed, LoadFailed, OSError) as error:
