@@ -61,7 +61,9 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.serving", description="Races the data plane.")
     parser.add_argument("--only", type=_names, default=list(RACES), metavar="RACE,...", help=f"of {', '.join(RACES)}")
     parser.add_argument("--rounds", type=int, default=5, help="samples each, after one warm-up (5)")
-    parser.add_argument("--seconds", type=int, default=4, help="length of a sample in whole seconds, as wrk wants it (4)")
+    parser.add_argument(
+        "--seconds", type=int, default=4, help="length of a sample in whole seconds, as wrk wants it (4)"
+    )
     parser.add_argument("--soak", type=float, default=30.0, help="minutes of the soak (30)")
     parser.add_argument("--report-only", action="store_true", help="end with 0 even if a target is missed")
     parser.add_argument("--output", type=Path, default=HERE / "results" / "serving.json", help="JSON file to write")

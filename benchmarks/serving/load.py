@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 import random
 import re
@@ -77,8 +78,13 @@ def open_loop(address: Address, rate: float, seconds: float, connections: int = 
     Returns the samples: (second since the start, latency in seconds, status), latencies counted from the instant when the request was
     due, so that a server that stalls is not spared.
     """
-    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        return runner.run(_open_loop(address, rate, seconds, connections, random.Random(seed)))
+    gc.collect()
+    gc.disable()  # a pause of the load's own would count as the server's
+    try:
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            return runner.run(_open_loop(address, rate, seconds, connections, random.Random(seed)))
+    finally:
+        gc.enable()
 
 
 async def _open_loop(

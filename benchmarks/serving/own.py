@@ -52,14 +52,20 @@ class Half:
     bad: int
 
 
-def half_load(plan: Plan, model: Model, saturation: float, seconds: float = 20.0) -> Half:
-    """Requests at random instants, half as many as the replica can answer, counted from when they were due."""
+def half_load(plan: Plan, model: Model, saturation: float, seconds: float = 8.0) -> Half:
+    """Requests at random instants, half as many as the replica can answer, counted from when they were due; medians over the rounds."""
+    halves = []
     with replica(model, plan.files, plan.scratch) as server:
         load.open_loop(server.address, saturation / 2, 2.0)
-        samples = load.open_loop(server.address, saturation / 2, seconds)
-    latencies = sorted(latency for _, latency, _ in samples)
-    bad = sum(1 for _, _, status in samples if status != 200)
-    return Half(saturation, quantile(latencies, 0.5), quantile(latencies, 0.99), bad)
+        for number in range(plan.rounds):
+            samples = load.open_loop(server.address, saturation / 2, seconds, seed=number)
+            latencies = sorted(latency for _, latency, _ in samples)
+            bad = sum(1 for _, _, status in samples if status != 200)
+            halves.append((quantile(latencies, 0.5), quantile(latencies, 0.99), bad))
+    return Half(
+        saturation, statistics.median(p50 for p50, _, _ in halves), statistics.median(p99 for _, p99, _ in halves),
+        sum(bad for _, _, bad in halves),
+    )  # fmt: skip
 
 
 def quantile(ordered: Sequence[float], share: float) -> float:

@@ -64,7 +64,9 @@ class Control:
         if status == 504:
             return ServingError(f"no answer in time: {reason}", hint=self._hint, where=self._url)
         # What the model itself prints, tracebacks too, is in the log of its revision.
-        hint = f"the revision's log: {self._log.with_name(f'{self._log.stem}-{revision}.log')}" if revision else self._hint
+        hint = (
+            f"the revision's log: {self._log.with_name(f'{self._log.stem}-{revision}.log')}" if revision else self._hint
+        )
         return ServingError(f"the prediction failed: {reason}", hint=hint, where=self._url)
 
     def _administer(
