@@ -44,7 +44,7 @@ demo: setup ## flights: from raw rows to an endpoint that answers
 
 .PHONY: test
 test: setup ## every test
-	$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder -q -m "not slow"
+	$(BIN)/python -m pytest -n 4 --dist loadfile --no-loadscope-reorder -q -m "not slow"
 
 .PHONY: bench
 bench: setup ## the races against other tools, each in an environment of its own

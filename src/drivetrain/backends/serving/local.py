@@ -182,6 +182,9 @@ class LocalServing:
         """The gateway with these settings, started if there is none."""
         old = alive.read(self._record(settings.name))
         running = old if old is not None and alive.is_alive(old) else None
+        if running is not None and not alive.health(running):  # it hangs, or is just dying
+            process.end(running, self._stopped_within)
+            running = None
         process.end_others(self._started(settings.name), running, self._stopped_within)
         if running is None:
             if old is not None:
@@ -189,7 +192,7 @@ class LocalServing:
             if settings.port != 0 and not process.is_free(settings.host, settings.port):
                 raise process.port_taken(settings.host, settings.port)
             return self._start(settings)
-        if self._is_as_wanted(settings) and alive.health(running):
+        if self._is_as_wanted(settings):
             return running
         return self._replace(running, settings)
 
