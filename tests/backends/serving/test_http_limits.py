@@ -104,14 +104,22 @@ def test_a_packet_full_of_requests_is_not_taken_for_a_large_head() -> None:
         assert client.answer()[0] == 200
 
 
-def test_a_body_that_is_mostly_overhead_is_refused() -> None:
+@pytest.mark.parametrize("packet", [1000, 100_000])
+def test_a_body_that_is_mostly_overhead_is_refused(packet: int) -> None:
+    head = b"POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n0\r\nX-Trailer: "
+    sent = head + b"x" * 100_000
     with serving(limits=Limits(headers=4096)) as running, running.connect() as client:
-        client.send(b"POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n")
         with suppress(ConnectionError):
-            client.send(b"0\r\nX-Trailer: ")
-            for _ in range(100):
-                client.send(b"x" * 1000)
+            for start in range(0, len(sent), packet):
+                client.send(sent[start : start + packet])
         assert client.answer()[0] == 413
+
+
+def test_a_head_just_within_the_limit_may_come_with_the_start_of_its_body() -> None:
+    with serving(limits=Limits(headers=4096)) as running, running.connect() as client:
+        client.send(b"POST / HTTP/1.1\r\nX-Long: %b\r\nContent-Length: 600\r\n\r\n" % (b"y" * 4000) + b"z" * 10)
+        client.send(b"z" * 590)
+        assert client.answer()[0] == 200
 
 
 @pytest.mark.parametrize(

@@ -76,7 +76,7 @@ class Reader:
         self._parser = httptools.HttpRequestParser(self)
         self._now = self._arrived = 0.0
         self._packet = self._raw = self._length = 0
-        self._began_here = False
+        self._began_here = 0
         self._url = b""
         self._headers: list[tuple[bytes, bytes]] = []
         self._body: list[bytes] = []
@@ -101,15 +101,19 @@ class Reader:
             return
         self._now = now
         self._packet = len(data)
-        self._began_here = False
+        self._began_here = 0
+        within = self.stage != IDLE
         try:
             self._parser.feed_data(data)
         except httptools.HttpParserUpgrade as upgrade:
             self._stay_plain(data[upgrade.args[0] :], now)
         except httptools.HttpParserError:
             self._refuse(400, "not a valid HTTP/1.1 request")
-        if self.stage != IDLE and not self.deaf and not self._began_here:
-            self._count(len(data))
+        if self.stage != IDLE and not self.deaf:
+            if not self._began_here:
+                self._count(len(data))
+            elif self._began_here == 1 and not within:  # all of the packet is of this request
+                self._count(len(data) - (self._head_size() if self.stage == BODY else 0))
 
     # the parser's side
 
@@ -119,7 +123,7 @@ class Reader:
             return
         self.stage = HEAD
         self._arrived = self.since = self._now
-        self._began_here = True
+        self._began_here += 1
         self._raw = self._length = 0
         self._url = b""
         self._headers = []
@@ -225,7 +229,7 @@ class Reader:
         return len(self._url) + sum([len(name) + len(value) + 4 for name, value in self._headers])
 
     def _count(self, size: int) -> None:
-        # Only what is not complete yet is counted by packets; the packet that a request begins in may hold others before it.
+        # Only what is not complete yet is counted by packets; a packet that holds other requests before this one is not.
         self._raw += size
         if self.stage == HEAD and self._raw > self._most_headers:
             self._refuse(431, f"the headers are larger than {self._most_headers} bytes")
