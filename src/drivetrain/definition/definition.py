@@ -7,6 +7,7 @@ from typing import Any
 
 from pydantic import Field, model_validator
 
+from drivetrain.definition.loop import Loop, Monitoring, Trigger
 from drivetrain.definition.parts import (
     Data,
     Evaluate,
@@ -16,7 +17,7 @@ from drivetrain.definition.parts import (
     Train,
     Validate,
 )
-from drivetrain.definition.serving import Monitoring, Serving, Trigger
+from drivetrain.definition.serving import Serving
 from drivetrain.definition.values import Part, is_function, split_function
 from drivetrain.errors import UsageError
 
@@ -41,6 +42,7 @@ class Definition(Part):
     serving: Serving = Field(default_factory=Serving, description="How the model answers. Stage deploy.")
     monitoring: Monitoring = Field(default_factory=Monitoring, description="What is watched while it serves.")
     triggers: list[Trigger] = Field(default_factory=list, description="What starts a new run by itself.")
+    loop: Loop = Field(default_factory=Loop, description="Within which bounds it is done.")
     targets: dict[str, Target] = Field(
         default_factory=dict, description="Where the lifecycle runs; `local` is always there, and may be changed."
     )

@@ -27,6 +27,10 @@ class Window(Part):
         None,
         description="First instant after the window; none: up to the last row. Labels not yet known then are not used.",
     )
+    length: Duration | None = Field(
+        None,
+        description="With a retraining, whose window ends when it starts: take so long a span up to there. None: all since `start`.",
+    )
 
 
 class Table(Part):

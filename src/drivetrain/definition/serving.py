@@ -1,4 +1,4 @@
-"""The parts of `drivetrain.yaml` about the service that answers, what is watched of it, and what starts a new run."""
+"""The part of `drivetrain.yaml` about the service that answers."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ from typing import Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from drivetrain.definition.parts import Name
 from drivetrain.definition.values import Duration, Part, Size, split_function
 
 
@@ -50,14 +49,36 @@ class Slo(Part):
 
 
 class Canary(Part):
-    """How traffic moves to a new revision."""
+    """How traffic moves to a new revision: a copy of it first, then more and more of it, as long as nothing says that it is worse."""
 
     shadow: Duration = Field(
         default="0s", validate_default=True, description="How long requests are copied to the candidate first."
     )
-    steps: list[int] = Field(default_factory=lambda: [100], description="Percent of the traffic in each step.")
+    steps: list[int] = Field(
+        default_factory=lambda: [100],
+        description="Percent of the traffic in each step, rising, the last one 100. [100] alone: the whole traffic at once.",
+    )
     step_time: Duration = Field(default="5m", validate_default=True, description="Least time in each step.")
+    step_requests: int = Field(100, ge=1, description="Least answers of the candidate in each step.")
+    limit: Duration = Field(
+        default="1d", validate_default=True, description="A rollout that is undecided after this is rolled back."
+    )
     alpha: float = Field(0.05, gt=0, lt=1, description="Chance of rolling back a candidate that is no worse.")
+    failures: float = Field(
+        0.005, ge=0, lt=1, description="By how much the candidate's share of failed answers may exceed the champion's."
+    )
+    slower: float = Field(
+        1.25, ge=1, description="How many times the champion's latencies the candidate's may be, at the same quantile."
+    )
+    quality: float = Field(
+        0.01, ge=0, description="By how much the candidate's mean loss may exceed the champion's, once labels come."
+    )
+
+    @model_validator(mode="after")
+    def _steps_rise_to_the_whole(self) -> Canary:
+        if not self.steps or self.steps[-1] != 100 or sorted(set(self.steps)) != self.steps or self.steps[0] < 1:
+            raise ValueError("the steps have to rise from 1 or more to 100, such as [5, 25, 50, 100]")
+        return self
 
 
 class Batch(Part):
@@ -152,41 +173,3 @@ class Serving(Part):
         if value is not None:
             split_function(value)
         return value
-
-
-class Capture(Part):
-    """The log of what was asked and answered, as CloudEvents."""
-
-    keep: Size = Field(1024**3, description="Most bytes on disk (`1Gi`); the oldest go first. 0: nothing is kept.")
-    sync: Literal["never", "interval", "always"] = Field(
-        "interval", description="When events are forced to disk: by the system, each second, or each by itself."
-    )
-    sink: str | None = Field(
-        None, description="HTTP address that is sent each event too, as KServe's logger sends them."
-    )
-
-
-class Monitoring(Part):
-    """What is watched while the model serves."""
-
-    window: Duration = Field(default="1h", validate_default=True, description="Length of one window of live traffic.")
-    sample: float = Field(1.0, gt=0, le=1, description="Share of the requests that is captured.")
-    capture: Capture = Field(default_factory=Capture, description="Where the captured requests are kept.")
-    drift: Literal["psi", "js", "ks"] = Field("psi", description="Distance between reference and live values.")
-
-
-class Trigger(Part):
-    """A condition on a signal, and what is done when it holds."""
-
-    name: Name = Field(description="Name of the trigger; unique.")
-    signal: Literal[
-        "drift", "quality", "data_quality", "latency", "errors", "traffic", "staleness", "schedule", "new_data"
-    ] = Field(description="What is measured.")
-    above: float | None = Field(None, description="Fires when the signal is above this.")
-    below: float | None = Field(None, description="Fires when the signal is below this.")
-    cron: str | None = Field(None, description="For `schedule`: five fields, in `timezone`.")
-    timezone: str = Field("UTC", description="Zone of `cron`.")
-    hold: Duration = Field(default="0s", validate_default=True, description="The condition has to hold for so long.")
-    action: Literal["retrain", "rollback", "scale", "notify"] = Field("retrain", description="What is done.")
-    cooldown: Duration = Field(default="1d", validate_default=True, description="Least time between two actions.")
-    weekly_cap: int = Field(3, ge=1, description="At most so many actions in seven days.")
