@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -87,6 +88,42 @@ def test_what_was_asked_and_answered_is_captured_under_the_predictions_id(tmp_pa
     expected = [(event, revision) for event in ("mine", "put", "header", made) for revision in ("old", "new")]
     assert sorted(asked) == sorted(answered) == sorted(expected)
     assert [event.id for event in events if event.type == "drivetrain.feedback"] == ["mine"]
+
+
+def test_the_time_of_a_request_is_believed_of_who_has_the_token_and_of_nobody_else(tmp_path: Path) -> None:
+    capturing = Capturing(directory=str(tmp_path / "log"))
+    then, began = 1364774400.25, time.time()
+    with fakes(succeed, succeed) as (old, new):
+        upstreams = {"old": old.url, "new": new.url}
+        with running(tmp_path, upstreams=upstreams, capturing=capturing) as gateway:
+            ready(gateway, "old", "new")
+            gateway.route(old=100, shadow="new")
+            said = {"x-drivetrain-time": str(then)}
+
+            def asked(event: str, headers: Mapping[str, str]) -> int:
+                return gateway.request("POST", "/predictions", {"id": event, "input": {"x": 1}}, headers).status
+
+            assert asked("believed", BEARER | said) == 200
+            assert asked("nobody", said) == 200
+            assert asked("stranger", said | {"authorization": "Bearer other"}) == 200
+            assert asked("silent", BEARER) == 200
+            for nonsense in ("noon", "nan", "-1", "1e300"):
+                assert asked("refused", BEARER | {"x-drivetrain-time": nonsense}) == 400
+                assert asked("ignored", {"x-drivetrain-time": nonsense}) == 200
+            for body in ({"id": "then", "label": 1, "time": then + 5}, {"id": "now", "label": 1}):
+                assert gateway.request("POST", "/feedback", body, BEARER).status == 202
+            for nonsense in ("noon", True, -1, 1e300):
+                body = {"id": "refused", "label": 1, "time": nonsense}
+                assert gateway.request("POST", "/feedback", body, BEARER).status == 422
+            wait_until(lambda: len(new.requests) == 8)
+            assert gateway.end() == 0
+        assert not any(request.header(b"x-drivetrain-time") for fake in (old, new) for request in fake.requests)
+    events = [event for _, event in captured.read(tmp_path / "log")]
+    assert [event.at for event in events if event.id == "believed"] == [then] * 4  # asked and answered, twice
+    assert [event.at for event in events if event.id == "then"] == [then + 5]
+    others = [event for event in events if event.id not in ("believed", "then")]
+    assert {event.id for event in others} == {"nobody", "stranger", "silent", "ignored", "now"}
+    assert all(began <= event.at <= time.time() for event in others)
 
 
 class Features:

@@ -90,8 +90,16 @@ class App:
             if guarded and not admitted:
                 exchange.reply(self._marked(unauthorized(), read))
                 return
-            if read.authorization is not None and not admitted and not self._guard:
-                read.kept.append(read.authorization)  # not the gateway's token: the model's own business
+            if not admitted:
+                read.at = None  # who has no token does not say what time it is
+                if read.authorization is not None and not self._guard:
+                    read.kept.append(read.authorization)  # not the gateway's token: the model's own business
+            elif read.at is not None and not requests.is_instant(read.at):
+                said = "X-Drivetrain-Time is not a time in seconds since the epoch"
+                exchange.reply(self._marked(own_answer(400, said), read))
+                return
+        else:
+            read.at = None
         if canceled is not None:
             self._tasks.start(exchange, self._cancel(exchange, read, canceled))
         elif predicts and self._parts.lookup is not None:
@@ -149,8 +157,9 @@ class App:
         request = forward.exchange.request
         event = prediction or requests.id_in_body(request.body) or read.request_id.decode()
         content_type = read.content_type.decode("latin-1")
-        if recorder.request(event, forward.pool.revision, request.path, content_type, forward.out.body, time.time()):
-            forward.event = event
+        at = time.time() if read.at is None else read.at
+        if recorder.request(event, forward.pool.revision, request.path, content_type, forward.out.body, at):
+            forward.event, forward.at = event, read.at
 
     def _finish(self, forward: Forward, response: Response) -> None:
         took = perf_counter() - forward.started
@@ -164,7 +173,8 @@ class App:
         if forward.event is not None and self._recorder is not None:
             self._recorder.response(
                 forward.event, forward.pool.revision, forward.exchange.request.path,
-                response.content_type.decode("latin-1"), response.body, time.time(), response.status, took,
+                response.content_type.decode("latin-1"), response.body, time.time() if forward.at is None else forward.at,
+                response.status, took,
             )  # fmt: skip
 
     async def _look_up(self, exchange: Exchange, read: Read, started: float, lookup: Lookup) -> None:
@@ -224,15 +234,18 @@ class App:
             exchange.reply(unauthorized())
             return
         try:
-            event = json.loads(request.body)["id"]
-        except (ValueError, KeyError, TypeError):
-            event = None
+            said = json.loads(request.body)
+            event, at = said["id"], said.get("time")
+        except (ValueError, KeyError, TypeError, AttributeError):
+            event = at = None
         if not isinstance(event, str) or not event:
             exchange.reply(reply(422, {"error": "feedback has the `id` of a prediction and its `label`, in JSON"}))
+        elif at is not None and not requests.is_instant(at):
+            exchange.reply(reply(422, {"error": "the `time` of feedback is in seconds since the epoch"}))
         elif self._recorder is None:
             exchange.reply(reply(409, {"error": "this service captures nothing", "hint": "set `serving.capture`"}))
         else:
-            self._recorder.feedback(event, request.body, time.time())
+            self._recorder.feedback(event, request.body, time.time() if at is None else float(at))
             exchange.reply(reply(202, {"id": event}))
 
     def _shutdown(self, exchange: Exchange) -> None:

@@ -58,7 +58,7 @@ class Forward:
     """A `Waiter`. `done` gets it back with its answer, which has gone to the client already if it was `streamed`."""
 
     __slots__ = (
-        "_call", "_done", "_shared", "_tries", "_upstream", "deadline", "event", "exchange", "marks", "out",
+        "_call", "_done", "_shared", "_tries", "_upstream", "at", "deadline", "event", "exchange", "marks", "out",
         "over", "patient", "pool", "preferred", "sent_at", "spent", "started", "streamed", "streams",
     )  # fmt: skip
 
@@ -78,6 +78,8 @@ class Forward:
         """Headers that its answer gets."""
         self.event: str | None = None
         """The id under which its answer is captured."""
+        self.at: float | None = None
+        """The time that it says it is of, in seconds since the epoch. None: now."""
         self.streamed = False
         """Whether a part of the answer has gone to the client already."""
         self.deadline = out.deadline

@@ -22,7 +22,7 @@ from drivetrain.backends.serving.replica.grpc_server import Metadata
 
 CONTENT_TYPE = b"application/vnd.open-inference+protobuf"
 _WITHIN = 5.0
-_FORWARDED = ("authorization", "x-request-id")
+_FORWARDED = ("authorization", "x-request-id", "x-drivetrain-time")
 
 
 class Posted:

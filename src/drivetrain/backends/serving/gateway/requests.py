@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 import secrets
 from collections.abc import Iterator
@@ -16,6 +17,9 @@ from drivetrain.backends.serving.http.messages import Request
 from drivetrain.backends.serving.http.wire import HOP_BY_HOP, end_to_end
 
 _ID = b"x-request-id"
+_TIME = b"x-drivetrain-time"
+_LATEST = 253402300800.0
+"""The year 10000: no calendar goes further."""
 _READ = HOP_BY_HOP | {
     b"content-length",
     b"date",
@@ -26,6 +30,7 @@ _READ = HOP_BY_HOP | {
     b"authorization",
     b"content-type",
     _ID,
+    _TIME,
     TIMEOUT,
 }
 _PLAIN = re.compile(r"[A-Za-z0-9/_.:~!$&'()*+,;=@-]*")
@@ -53,6 +58,8 @@ class Read:
     timeout: float | None = None
     authorization: tuple[bytes, bytes] | None = None
     """Not among `kept`: whose it is has to be decided."""
+    at: float | None = None
+    """When the caller says that it was asked, in seconds since the epoch; believed of who has the token."""
     streams: bool = False
     asynchronous: bool = False
 
@@ -79,6 +86,8 @@ def read(request: Request, ids: Iterator[bytes]) -> Read:
             found.authorization = header
         elif name == TIMEOUT:
             found.timeout = _timeout(value)
+        elif name == _TIME:
+            found.at = _seconds(value)
         elif name == b"connection" and value.lower() not in (b"keep-alive", b"close"):
             return _without_named(request, ids)
     if not _GIVEN_ID.fullmatch(found.request_id):
@@ -145,6 +154,19 @@ def has_failed(body: bytes) -> bool:
         return _ended.decode(body).status == "failed"
     except (msgspec.MsgspecError, UnicodeDecodeError):
         return False
+
+
+def is_instant(value: object) -> bool:
+    """Whether a value is a time in seconds since the epoch that has a date."""
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and 0 <= value < _LATEST
+
+
+def _seconds(value: bytes) -> float:
+    """A header's number; NaN if it is none, which the caller is told only if he is believed."""
+    try:
+        return float(value)
+    except ValueError:
+        return math.nan
 
 
 def _timeout(value: bytes) -> float:

@@ -66,8 +66,9 @@ class Shadow:
         forward.patient = False
         if event is not None and self._recorder is not None:
             content_type = read.content_type.decode("latin-1")
-            if self._recorder.request(event, revision.name, request.path, content_type, out.body, time.time()):
-                forward.event = event
+            at = time.time() if read.at is None else read.at
+            if self._recorder.request(event, revision.name, request.path, content_type, out.body, at):
+                forward.event, forward.at = event, read.at
         self._loop.call_soon(forward.start)
 
     def _finish(self, forward: Forward, response: Response) -> None:
@@ -82,5 +83,5 @@ class Shadow:
             content_type = response.content_type.decode("latin-1")
             self._recorder.response(
                 forward.event, forward.pool.revision, forward.exchange.request.path, content_type, response.body,
-                time.time(), response.status, took,
+                time.time() if forward.at is None else forward.at, response.status, took,
             )  # fmt: skip
