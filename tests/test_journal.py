@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from drivetrain.errors import SystemFault
-from drivetrain.journal import Journal
+from drivetrain.journal import Decision, Journal
 
 
 @pytest.fixture
@@ -86,7 +87,7 @@ from drivetrain.journal import Journal
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 journal = Journal(Path({str(path)!r}))
 journal.start_run("r1", "flights", {{}}, 7, 10.0)
-resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, 200_000))
+resource.setrlimit(resource.RLIMIT_FSIZE, (400_000, 400_000))
 try:
     for number in range(10_000):
         journal.say("r1", "train", "x" * 1000, float(number))
@@ -125,3 +126,59 @@ def test_a_full_disk_is_told_as_what_it_is(journal: Journal) -> None:
     with pytest.raises(SystemFault, match="full") as caught:
         journal.keep_cached("r1", [("train", "cached", "k", {"a": "x" * 1_000_000}, "")], 20.0)
     assert caught.value.hint == "free some space"
+
+
+def _decision(decision_id: str = "d1", state: str = "training", now: float = 10.0) -> Decision:
+    return Decision(decision_id, 10.0, "drift", "retrain", state, "0.3 > 0.25", {"value": 0.3}, "r1", None, now)
+
+
+def test_a_decision_is_written_once_and_keeps_its_history(journal: Journal) -> None:
+    assert journal.open_decision(_decision())
+    assert not journal.open_decision(_decision(state="acting"))
+    journal.change_decision(replace(_decision(), state="promoted", reason="better", revision="flights-2", changed=20.0))
+    found = journal.decision("d")
+    assert found is not None
+    assert (found.state, found.revision, found.at, found.changed) == ("promoted", "flights-2", 10.0, 20.0)
+    assert found.numbers == {"value": 0.3}
+    assert [row.id for row in journal.decisions()] == ["d1"]
+    assert journal.decision_steps("d1") == [(10.0, "training", "0.3 > 0.25"), (20.0, "promoted", "better")]
+    assert journal.decision("x") is None
+
+
+def test_an_alert_that_is_told_again_is_counted_and_the_oldest_are_forgotten(journal: Journal) -> None:
+    assert journal.see_alerts([("f1", "t1", "firing", "{}"), ("f1", "t1", "firing", "{}")], 10.0) == 1
+    assert journal.see_alerts([("f1", "t1", "resolved", "{}")], 11.0) == 1
+    assert [(row[0], row[2], row[5]) for row in journal.alerts()] == [("f1", "resolved", 1), ("f1", "firing", 2)]
+    storm = [(f"g{number}", "t1", "firing", "{}") for number in range(50)]
+    assert journal.see_alerts(storm, 12.0, keep=20) == 50
+    assert [row[0] for row in journal.alerts()] == [f"g{number}" for number in reversed(range(30, 50))]
+
+
+def test_the_last_word_about_a_decision_counts(journal: Journal) -> None:
+    assert journal.approval("d1") is None
+    journal.approve("d1", True, 10.0)
+    journal.approve("d1", False, 11.0)
+    assert journal.approval("d1") is False
+
+
+def test_rollouts_and_the_loops_memory_are_read_back(journal: Journal) -> None:
+    assert journal.rollout("flights-2") is None
+    journal.keep_rollout("flights-2", '{"step": 0}', 10.0)
+    journal.keep_rollout("flights-2", '{"step": 1}', 11.0)
+    assert journal.rollout("flights-2") == '{"step": 1}'
+    assert journal.loop_value("rules") is None
+    journal.keep_loop_value("rules", "{}")
+    assert journal.loop_value("rules") == "{}"
+
+
+def test_a_journal_of_the_version_before_the_loop_is_brought_up_to_date(tmp_path: Path) -> None:
+    path = tmp_path / "journal.db"
+    old = Journal(path)
+    old.start_run("r1", "flights", {}, 7, 10.0)
+    for table in ("decisions", "decision_steps", "approvals", "alerts", "rollouts", "loop_state"):
+        old._db.execute(f"drop table {table}")
+    old._db.execute("pragma user_version=1")
+    old.close()
+    journal = Journal(path)
+    assert [row.id for row in journal.runs()] == ["r1"]
+    assert journal.open_decision(_decision())

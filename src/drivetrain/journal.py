@@ -1,7 +1,8 @@
-"""What happened: runs, attempts, events and predictions of one project, and digests of its files, in one SQLite database.
+"""What happened: runs, attempts, events, predictions and decisions of one project, and digests of its files, in one SQLite database.
 
 Every change is one transaction with `synchronous=FULL`, so that a process killed at any instant leaves a journal that
-tells how far it came. Only the process that holds the project's lock writes runs; anyone may read.
+tells how far it came. Only the process that holds the project's lock writes runs, only the one that holds the loop's lock
+writes decisions; anyone may read, and anyone may approve.
 """
 
 from __future__ import annotations
@@ -40,6 +41,35 @@ create table if not exists file_digests (
 );
 """
 
+_LOOP_SCHEMA = """
+create table if not exists decisions (
+    id text primary key, at real not null, "trigger" text not null, action text not null, state text not null,
+    reason text not null, numbers text not null, run_id text, revision text, changed real not null
+);
+create table if not exists decision_steps (
+    decision_id text not null references decisions(id), at real not null, state text not null, reason text not null
+);
+create index if not exists steps_by_decision on decision_steps (decision_id);
+create table if not exists approvals (
+    decision_id text primary key, approved integer not null, at real not null
+);
+create table if not exists alerts (
+    fingerprint text not null, starts_at text not null, status text not null, document text not null,
+    first real not null, last real not null, times integer not null,
+    primary key (fingerprint, starts_at, status)
+);
+create index if not exists alerts_by_time on alerts (last);
+create table if not exists rollouts (
+    candidate text primary key, state text not null, changed real not null
+);
+create table if not exists loop_state (
+    name text primary key, value text not null
+);
+"""
+
+_MIGRATIONS = (_SCHEMA, _LOOP_SCHEMA)
+"""What brings a database of version n (SQLite's `user_version`) to n + 1."""
+
 
 @dataclass(frozen=True, slots=True)
 class RunRow:
@@ -72,6 +102,31 @@ class AttemptRow:
     hint: str
 
 
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """What the loop decided, and what became of it.
+
+    `at` is when it was decided and `changed` when its state last changed, in seconds since 1970. `numbers` are those that it was decided
+    by: the signal's value, its threshold, costs. `run_id` is the run that a retraining is done in, known before the run begins;
+    `revision` the one it is about.
+
+    States: `waiting` for approval; `acting`; `training` and then `rollout`, of a retraining; `scaled`, as long as the bounds are
+    changed. It has ended when it is `done`, `promoted`, `failed`, `refused` by a gate, `unchanged` (the same model again),
+    `rolled_back`, `rejected` by somebody, or `held`: the trigger fired, and a rule said not now.
+    """
+
+    id: str
+    at: float
+    trigger: str
+    action: str
+    state: str
+    reason: str
+    numbers: Mapping[str, Scalar]
+    run_id: str | None
+    revision: str | None
+    changed: float
+
+
 class Journal:
     """The journal in the file `path`, made if it is not there. Raises `SystemFault` if that cannot be."""
 
@@ -82,9 +137,10 @@ class Journal:
             self._db = sqlite3.connect(path, timeout=30, isolation_level=None)
             self._db.execute("pragma journal_mode=wal")
             self._db.execute("pragma synchronous=full")
-            if self._db.execute("pragma user_version").fetchone()[0] == 0:
-                self._db.executescript(_SCHEMA)
-                self._db.execute("pragma user_version=1")
+            version: int = self._db.execute("pragma user_version").fetchone()[0]
+            for number in range(version, len(_MIGRATIONS)):
+                self._db.executescript(_MIGRATIONS[number])
+                self._db.execute(f"pragma user_version={number + 1}")
 
     def close(self) -> None:
         """Ends the connection; a second call does nothing."""
@@ -228,6 +284,126 @@ class Journal:
                 "select revision, run_id, time from predictions where id = ?", (prediction_id,)
             ).fetchone()
         return row
+
+    # decisions
+
+    def open_decision(self, decision: Decision) -> bool:
+        """Writes a decision down before it is acted upon; False, and nothing changes, if there is one of its id."""
+        with self._translated(), self._transaction():
+            written = self._db.execute(
+                "insert or ignore into decisions values (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                (
+                    decision.id, decision.at, decision.trigger, decision.action, decision.state, decision.reason,
+                    json.dumps(decision.numbers), decision.run_id, decision.revision, decision.changed,
+                ),
+            ).rowcount  # fmt: skip
+            if written:
+                self._step(decision)
+        return bool(written)
+
+    def change_decision(self, decision: Decision) -> None:
+        """Writes down what has become of a decision: state, reason, numbers, run and revision, with a step of its history."""
+        with self._translated(), self._transaction():
+            self._db.execute(
+                "update decisions set state = ?, reason = ?, numbers = ?, run_id = ?, revision = ?, changed = ? where id = ?",
+                (
+                    decision.state, decision.reason, json.dumps(decision.numbers), decision.run_id, decision.revision,
+                    decision.changed, decision.id,
+                ),
+            )  # fmt: skip
+            self._step(decision)
+
+    def _step(self, decision: Decision) -> None:
+        step = (decision.id, decision.changed, decision.state, decision.reason)
+        self._db.execute("insert into decision_steps values (?, ?, ?, ?)", step)
+
+    def decision(self, decision_id: str) -> Decision | None:
+        """The decision of that id, or the only one that begins so."""
+        rows = self._decisions("where id = ? or id like ? || '%' order by id = ? desc limit 2", *[decision_id] * 3)
+        exact = [row for row in rows if row.id == decision_id]
+        return exact[0] if exact else rows[0] if len(rows) == 1 else None
+
+    def decisions(self, limit: int = 1000) -> list[Decision]:
+        """The newest decisions, newest first."""
+        return self._decisions("order by rowid desc limit ?", limit)
+
+    def _decisions(self, clause: str, *values: object) -> list[Decision]:
+        names = ("id", "at", "trigger", "action", "state", "reason", "numbers", "run_id", "revision", "changed")
+        columns = ", ".join(f'"{name}"' for name in names)
+        with self._translated():
+            rows = self._db.execute(f"select {columns} from decisions {clause}", values).fetchall()
+        found = [dict(zip(names, row, strict=True)) for row in rows]
+        return [Decision(**{**row, "numbers": json.loads(row["numbers"])}) for row in found]
+
+    def decision_steps(self, decision_id: str) -> list[tuple[float, str, str]]:
+        """The history of a decision: time, state, reason."""
+        with self._translated():
+            return self._db.execute(
+                "select at, state, reason from decision_steps where decision_id = ? order by rowid", (decision_id,)
+            ).fetchall()
+
+    def approve(self, decision_id: str, approved: bool, now: float) -> None:
+        """Keeps somebody's word about a decision that waits for it; the loop takes note at its next look. The last word counts."""
+        self._write("insert or replace into approvals values (?, ?, ?)", decision_id, int(approved), now)
+
+    def approval(self, decision_id: str) -> bool | None:
+        """Whether the decision was approved or rejected; None while nobody has said."""
+        with self._translated():
+            row = self._db.execute("select approved from approvals where decision_id = ?", (decision_id,)).fetchone()
+        return bool(row[0]) if row else None
+
+    # the loop's memory
+
+    def see_alerts(self, alerts: Sequence[tuple[str, str, str, str]], now: float, keep: int = 10_000) -> int:
+        """Keeps alerts that were told: fingerprint, when it began, status, document. One that is known is counted, no more.
+
+        Returns how many were new. Of all that were ever told the `keep` latest are remembered.
+        """
+        new = 0
+        with self._translated(), self._transaction():
+            for fingerprint, starts_at, status, document in alerts:
+                known = self._db.execute(
+                    "update alerts set last = ?, times = times + 1 where fingerprint = ? and starts_at = ? and status = ?",
+                    (now, fingerprint, starts_at, status),
+                ).rowcount
+                if not known:
+                    row = (fingerprint, starts_at, status, document, now, now)
+                    self._db.execute("insert into alerts values (?, ?, ?, ?, ?, ?, 1)", row)
+                    new += 1
+            if new:
+                self._db.execute(
+                    "delete from alerts where rowid in (select rowid from alerts order by last desc, rowid desc limit -1 offset ?)",
+                    (keep,),
+                )
+        return new
+
+    def alerts(self, limit: int = 1000) -> list[tuple[str, str, str, str, float, int]]:
+        """The alerts that were told, the latest first: fingerprint, when it began, status, document, first told, how often."""
+        with self._translated():
+            return self._db.execute(
+                "select fingerprint, starts_at, status, document, first, times from alerts order by rowid desc limit ?",
+                (limit,),
+            ).fetchall()
+
+    def rollout(self, candidate: str) -> str | None:
+        """The state of a candidate's rollout, as it was kept; None if there is none."""
+        with self._translated():
+            row = self._db.execute("select state from rollouts where candidate = ?", (candidate,)).fetchone()
+        return row[0] if row else None
+
+    def keep_rollout(self, candidate: str, state: str, now: float) -> None:
+        """Keeps how far a candidate's rollout has come, as JSON."""
+        self._write("insert or replace into rollouts values (?, ?, ?)", candidate, state, now)
+
+    def loop_value(self, name: str) -> str | None:
+        """What the loop keeps under that name from one look to the next."""
+        with self._translated():
+            row = self._db.execute("select value from loop_state where name = ?", (name,)).fetchone()
+        return row[0] if row else None
+
+    def keep_loop_value(self, name: str, value: str) -> None:
+        """Keeps something for the loop's next look."""
+        self._write("insert or replace into loop_state values (?, ?)", name, value)
 
     # digests of files, so that a large file is read only when it has changed
 
