@@ -70,17 +70,28 @@ def bring_up(opened: Project, deployed: Deployed) -> Endpoint:
 def rollback(opened: Project, to: str | None = None) -> Endpoint:
     """Has the revision serve that did so before, or the revision or model version `to`; its version is the champion again.
 
-    The endpoint comes first, the alias and the champion's record after it, so that doing it again completes what was cut off.
-    Raises `UsageError` if there is nothing to go back to.
+    Raises `UsageError` if there is nothing to go back to, and otherwise as `promote` does.
     """
-    deployed = _target(opened, to)
+    return promote(opened, _target(opened, to))
+
+
+def promote(opened: Project, deployed: Deployed) -> Endpoint:
+    """Has the revision serve, alone, and makes its version the champion.
+
+    The endpoint comes first, the alias and the champion's record after it, so that doing it again completes what was cut off.
+    Raises `UsageError` if its run registered no model, `ServingError` if it does not come up; what served before goes on then.
+    """
     trained = _outputs(opened, deployed.run_id, "train", TrainOutputs)
     registered = _outputs(opened, deployed.run_id, "register", RegisterOutputs)
     if trained is None or registered is None:
         raise UsageError(f"run {deployed.run_id} has no registered model", hint="give another revision with --to")
     endpoint = bring_up(opened, deployed)
     store, name = wiring.project_objects(opened), opened.definition.name
-    wiring.tracking(opened.state, opened.target).set_alias(name, "champion", registered.version.id.rpartition("/")[2])
+    tracking, number = wiring.tracking(opened.state, opened.target), registered.version.id.rpartition("/")[2]
+    tracking.set_alias(name, "champion", number)
+    challenger = tracking.version(name, "challenger")
+    if challenger is not None and challenger.version == number:
+        tracking.drop_alias(name, "challenger")
     former = champion.read(store, name)
     champion.write(store, champion.succeed(former, trained.model, registered.version, deployed.run_id))
     return endpoint

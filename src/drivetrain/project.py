@@ -32,6 +32,8 @@ class Project:
     definition: Definition
     target_name: str
     parameters: Mapping[str, str]
+    candidate: bool = False
+    """Whether what is deployed comes up beside the champion, and gets no traffic yet."""
 
     @property
     def state(self) -> Path:
@@ -116,8 +118,9 @@ def open_journal(start: Path) -> Journal:
 
 
 def open_project(
-    start: Path, *, target: str = "local", parameters: Mapping[str, str] | None = None, checked: bool = True
-) -> Project:
+    start: Path, *, target: str = "local", parameters: Mapping[str, str] | None = None, checked: bool = True,
+    candidate: bool = False,
+) -> Project:  # fmt: skip
     """The project that `start` lies in.
 
     Raises `UsageError` if there is none or it has no such target, `DefinitionError` with every mistake of its definition.
@@ -132,4 +135,4 @@ def open_project(
     except KeyError as error:
         known = ", ".join(sorted({"local", *source.definition.targets}))
         raise UsageError(f"the definition has no target {target}", hint=f"it has: {known}") from error
-    return Project(root, source.definition, target, dict(parameters or {}))
+    return Project(root, source.definition, target, dict(parameters or {}), candidate)

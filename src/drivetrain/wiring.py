@@ -112,6 +112,8 @@ def fingerprint(project: Project, row: lifecycle.Stage) -> str:
     parameters: dict[str, Any] = {key: _at(project.dumped, key) for key in row.reads}
     if row.name == "ingest":
         parameters["files"] = project.source_digests() | _remote_versions(project)
+    if row.name == "deploy" and project.candidate:
+        parameters["candidate"] = True
     code = code_digest(project.root, [file for part in row.loads for file in project.definition.user_files(part)])
     return graph.fingerprint(row.name, row.version, parameters, code, project.lock_digest)
 
@@ -151,7 +153,7 @@ def payload(project: Project) -> dict[str, Any]:
     return {
         "project": str(project.root), "state": str(project.state), "name": project.definition.name,
         "definition": project.definition.model_dump(mode="json", by_alias=True), "target": project.target_name,
-        "objects": project.objects_url, "facts": facts_of(project),
+        "objects": project.objects_url, "candidate": project.candidate, "facts": facts_of(project),
     }  # fmt: skip
 
 
@@ -165,6 +167,7 @@ def facts_of(project: Project) -> dict[str, Scalar]:
         "lock": project.lock_digest,
         "commit": project.commit,
         "target": project.target_name,
+        **({"candidate": True} if project.candidate else {}),
         **{f"param.{name}": text for name, text in project.parameters.items()},
     }
 
@@ -212,6 +215,7 @@ def execute(context: WorkerContext, told: Mapping[str, Any], inputs: Mapping[str
         definition=only(definition, row.parts),
         fingerprints={name: str(told["facts"][name]) for name in ("definition", "code", "lock", "commit")},
         say=context.say,
+        candidate=bool(told.get("candidate")),
     )
     # The user's code may name files as the definition does: from the project, wherever the command was typed.
     with contextlib.chdir(stage_context.project):
@@ -236,10 +240,10 @@ def new_run_id() -> str:
     return f"{time.strftime('%Y%m%d-%H%M%S', time.gmtime())}-{uuid.uuid4().hex[:6]}"
 
 
-def runner(project: Project, store: Objects, progress: Progress) -> Any:
-    """What carries plans out on this machine."""
+def runner(project: Project, store: Objects, progress: Progress, run_id: str | None = None) -> Any:
+    """What carries plans out on this machine; a new run is called `run_id`, if that is given."""
     return answer("runner", "local")(
         journal=project.journal, objects=store, state=project.state, progress=progress,
-        clean=Redactor(os.environ), new_id=new_run_id, cores=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity")
-        else os.cpu_count() or 1,
+        clean=Redactor(os.environ), new_id=(lambda: run_id) if run_id else new_run_id,
+        cores=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
     )  # fmt: skip

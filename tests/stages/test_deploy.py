@@ -135,7 +135,9 @@ class World:
         self.tracking.set_alias(name, "challenger", found.version)
         return Registered(stored, Reference("version", f"{name}/{found.version}", {"run_id": run_id}))
 
-    def deploy(self, registered: Registered, tracking: Any = None, **serving: Any) -> DeployOutputs:
+    def deploy(
+        self, registered: Registered, tracking: Any = None, candidate: bool = False, **serving: Any
+    ) -> DeployOutputs:
         name = registered.version.id.rpartition("/")[0]
         work = self.root / f"work-{len(list(self.root.glob('work-*')))}"
         work.mkdir()
@@ -148,7 +150,9 @@ class World:
                 "serving": {"port": 0, **serving},
             }
         )
-        context = StageContext("run-1", self.project, self.state, work, self.objects, definition, {}, self.told.append)
+        context = StageContext(
+            "run-1", self.project, self.state, work, self.objects, definition, {}, self.told.append, candidate
+        )  # fmt: skip
         inputs = deploy.Inputs(registered.model, self.definitions, registered.version)
         return deploy.run(context, inputs, serving=self.serving, tracking=tracking or self.tracking)
 
@@ -294,6 +298,23 @@ def test_a_better_model_replaces_the_champion_and_a_broken_one_does_not(world: W
     found = world.tracking.version("two", "champion")
     assert found is not None
     assert found.version == "2"
+
+
+def test_a_candidate_stands_beside_the_champion_which_it_needs(world: World) -> None:
+    first, second = (world.register("beside", classifier(depth)) for depth in (1, 2))
+    with pytest.raises(ServingError, match="no champion serves"):
+        world.deploy(first, candidate=True)
+    world.deploy(first)
+    found = world.deploy(second, candidate=True)
+    assert found.revision.detail["candidate"] is True
+    status = world.serving.status("beside")
+    assert [entry.weight for entry in status.revisions if entry.revision == found.revision.id] == [0]
+    leading = champion.read(world.objects, "beside")
+    assert leading is not None
+    assert leading.version == first.version
+    challenger = world.tracking.version("beside", "challenger")
+    assert challenger is not None
+    assert f"beside/{challenger.version}" == second.version.id
 
 
 def test_a_users_runner_gets_its_code_and_a_first_request_filled_by_name(world: World, tmp_path: Path) -> None:

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import click
 
-from drivetrain import lifecycle, project, wiring
+from drivetrain import champion, lifecycle, project, wiring
 from drivetrain.backends.runner import RunResult
 from drivetrain.cli import output, progress
+from drivetrain.definition.values import parse_instant
 from drivetrain.engines import graph
 from drivetrain.errors import UsageError
 from drivetrain.journal import Journal, RunRow
@@ -29,6 +32,21 @@ def parameters(ctx: click.Context, option: click.Parameter, values: tuple[str, .
             raise click.BadParameter(f"{text!r} is not of the form KEY=VALUE, such as train.parameters.depth=4")
         found[name] = value
     return found
+
+
+def instant(ctx: click.Context, option: click.Parameter, value: str | None) -> datetime | None:
+    """A date or time, in UTC where it names no zone."""
+    try:
+        return None if value is None else parse_instant(value)
+    except ValueError as error:
+        raise click.BadParameter(str(error)) from error
+
+
+def run_name(ctx: click.Context, option: click.Parameter, value: str | None) -> str | None:
+    """An id that can be part of a path."""
+    if value is not None and not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", value):
+        raise click.BadParameter(f"{value!r} is no id: letters, digits, '.', '_' and '-' are")
+    return value
 
 
 @click.command()
@@ -52,13 +70,27 @@ def parameters(ctx: click.Context, option: click.Parameter, values: tuple[str, .
     metavar="KEY=VALUE",
     help="Set a key for this run.",
 )
+@click.option(
+    "--candidate",
+    is_flag=True,
+    help="Bring the new version up beside the champion, without traffic: for a rollout that is decided later.",
+)
+@click.option(
+    "--as-of",
+    metavar="INSTANT",
+    callback=instant,
+    help="Train on what was known then: the window ends there, and is as long as data.window.length says.",
+)
+@click.option(
+    "--id", "run_id", metavar="ID", callback=run_name, help="Call the run so. Default: a new id, by the time."
+)
 @click.option("--target", help="Where: a target of the definition; default: local.")
 @click.option("--quiet", "-q", is_flag=True, help="No progress, only the summary.")
 @click.option("--json", "as_json", is_flag=True, help="The result as JSON on standard output.")
 @click.pass_obj
 def run(
     where: str, until: str | None, from_: str | None, resume: str | None, no_cache: bool, params: dict[str, str],
-    target: str | None, quiet: bool, as_json: bool,
+    candidate: bool, as_of: datetime | None, run_id: str | None, target: str | None, quiet: bool, as_json: bool,
 ) -> None:  # fmt: skip
     """Carry the lifecycle out, from data to an endpoint.
 
@@ -67,20 +99,26 @@ def run(
     """
     resumed: RunRow | None = None
     if resume is not None:
-        if params or from_ or no_cache or target:
+        if params or from_ or no_cache or target or candidate or as_of or run_id:
             raise UsageError(
                 "a resumed run goes on with its own parameters, at its own target",
-                hint="leave out --param, --target, --from and --no-cache",
+                hint="leave out --param, --as-of, --candidate, --id, --target, --from and --no-cache",
             )
         resumed = _to_resume(project.open_journal(Path(where)), resume)
         params = {name[6:]: str(text) for name, text in resumed.facts.items() if name.startswith("param.")}
         target = str(resumed.facts["target"])
         until = until or str(resumed.facts.get("until", "")) or None
-    opened = project.open_project(Path(where), target=target or "local", parameters=params)
+        candidate = bool(resumed.facts.get("candidate"))
+    if as_of is not None:
+        params = params | _window(Path(where), as_of, params)
+    opened = project.open_project(Path(where), target=target or "local", parameters=params, candidate=candidate)
     fresh = _fresh(from_, until, no_cache, resumed)
     store = wiring.project_objects(opened)
+    if candidate and champion.read(store, opened.definition.name) is None:
+        hint = "`drivetrain run` without --candidate makes the first one"
+        raise UsageError("there is no champion yet that a candidate could stand beside", hint=hint)
     plan = wiring.plan(opened, store, fresh, until or "")
-    result: RunResult = wiring.runner(opened, store, progress.choose(quiet)).run(
+    result: RunResult = wiring.runner(opened, store, progress.choose(quiet), run_id).run(
         plan, resume=resumed.id if resumed else None, only=[until] if until else None, fresh=fresh
     )
     if as_json:
@@ -88,6 +126,15 @@ def run(
     else:
         summary(result)
     sys.exit(result.exit_code)
+
+
+def _window(where: Path, end: datetime, params: Mapping[str, str]) -> dict[str, str]:
+    """The training window that ends then, as parameters; it begins where the definition says, unless that gives its length."""
+    if "data.window.end" in params:
+        raise UsageError("--as-of and --param data.window.end say when the window ends", hint="leave out one of them")
+    length = project.open_project(where, parameters=params, checked=False).definition.data.window.length
+    found = {"data.window.end": end.isoformat()}
+    return found if length is None else found | {"data.window.start": (end - length).isoformat()}
 
 
 def _to_resume(journal: Journal, which: str) -> RunRow:
@@ -179,6 +226,8 @@ def facts(result: RunResult) -> list[tuple[str, str]]:
         rows.append(("model version", outputs["register"].version.id))
     if "deploy" in outputs:
         revision: Reference = outputs["deploy"].revision
+        if revision.detail.get("candidate"):
+            rows.append(("candidate", f"{revision.id}, beside the champion and without traffic"))
         rows.append(("endpoint", f"{revision.detail.get('url', '')}/predictions"))
     return rows
 

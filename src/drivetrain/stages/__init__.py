@@ -34,3 +34,5 @@ class StageContext:
     """Digests for lineage: `definition`, `code` (of the stage's own files), `lock`, `commit`."""
     say: Say
     """Tells the user what is being done, in a few words; shown live and kept in the journal."""
+    candidate: bool = False
+    """Whether what is deployed comes up beside the champion, and gets no traffic yet."""

@@ -19,7 +19,7 @@ from drivetrain import champion, service
 from drivetrain.backends.serving import Serving
 from drivetrain.backends.tracking import Tracking
 from drivetrain.definition.values import split_function
-from drivetrain.errors import StageError
+from drivetrain.errors import ServingError, StageError
 from drivetrain.records import Artifact, DeployOutputs, Reference, Scalar
 from drivetrain.stages import StageContext
 from drivetrain.usercode import closure
@@ -49,8 +49,9 @@ def run(context: StageContext, inputs: Inputs, *, serving: Serving, tracking: Tr
     """The revision that answers now, and its bundle.
 
     The endpoint comes first, the alias second, the champion's record last: a deployment that was cut off is completed by
-    doing it again. Raises `StageError` if the runner cannot be loaded, `ServingError` if it does not come up or does
-    not answer its first request; the former champion serves on then.
+    doing it again. A candidate comes up beside the champion, gets no traffic, and moves neither alias nor record. Raises
+    `StageError` if the runner cannot be loaded, `ServingError` if it does not come up or does not answer its first request; the
+    former champion serves on then.
     """
     name, part = context.definition.name, context.definition.serving
     number = inputs.version.id.rpartition("/")[2]
@@ -66,12 +67,24 @@ def run(context: StageContext, inputs: Inputs, *, serving: Serving, tracking: Tr
     revision = f"{name}-{number}-{bundle.digest[:8]}"
     context.say(f"bringing up {revision}")
     settings = service.settings(context.definition, context.project, context.state)
-    endpoint = serving.deploy(settings, revision, place, runner, example)
-    _promote(context, inputs, tracking, number)
-    proof = "and answered its first request" if example else "(no first request: its inputs are not the features)"
-    context.say(f"{revision} is ready at {endpoint.url} {proof}")
+    endpoint = serving.deploy(settings, revision, place, runner, example, promote=not context.candidate)
     detail: dict[str, Scalar] = {"url": endpoint.url, "version": number, "pid": endpoint.pid}
+    if context.candidate:
+        _stand_beside(serving, name)
+        detail["candidate"] = True
+    else:
+        _promote(context, inputs, tracking, number)
+    proof = "and answered its first request" if example else "(no first request: its inputs are not the features)"
+    where = "beside the champion" if context.candidate else f"at {endpoint.url}"
+    context.say(f"{revision} is ready {where} {proof}")
     return DeployOutputs(Reference("revision", revision, detail), bundle)
+
+
+def _stand_beside(serving: Serving, name: str) -> None:
+    """Raises `ServingError` if nothing serves that the candidate could stand beside."""
+    if not any(found.weight for found in serving.status(name).revisions):
+        hint = "`drivetrain deploy` brings the champion up"
+        raise ServingError("no champion serves that a candidate could be compared with", hint=hint)
 
 
 def _promote(context: StageContext, inputs: Inputs, tracking: Tracking, number: str) -> None:

@@ -83,8 +83,13 @@ class LocalRunner:
 
     def _open(self, plan: Plan, resume: str | None) -> str:
         run_id = resume or self.new_id()
-        if resume and self.journal.run(resume) is None:
+        known = self.journal.run(run_id)
+        if resume and known is None:
             raise UsageError(f"there is no run {resume}", hint="`drivetrain runs` lists them")
+        if not resume and known is not None and known.id == run_id:
+            raise UsageError(
+                f"there is a run {run_id} already", hint=f"`drivetrain run --resume {run_id}` goes on with it"
+            )
         self.journal.start_run(run_id, plan.lifecycle, plan.facts, os.getpid(), time.time())
         # Under the lock nobody else is at work: what a killed run left behind can go.
         shutil.rmtree(self.state / "work", ignore_errors=True)

@@ -88,6 +88,11 @@ class Serving(Protocol):
         """
         ...
 
+    def withdraw(self, name: str, revision: str) -> None:
+        """Ends a revision that gets no traffic, and forgets it; nothing if there is none of that name. Raises `ServingError` if
+        it is in traffic."""
+        ...
+
     def predict(
         self, endpoint: Endpoint, inputs: Mapping[str, Any], prediction_id: str, timeout: float
     ) -> Mapping[str, Any]:

@@ -11,6 +11,7 @@ import socket
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from drivetrain.backends.serving import Endpoint
 from drivetrain.records import DeployOutputs
@@ -59,11 +60,16 @@ def find(state: Path, name: str) -> Endpoint | None:
     return Endpoint(name, str(said["revision"]), server.url, server.pid)
 
 
-def still_holds(payload: Mapping[str, str], outputs: DeployOutputs) -> bool:
+def still_holds(payload: Mapping[str, Any], outputs: DeployOutputs) -> bool:
     """Whether what a recorded deployment brought up still answers: `payload` has `state` (the project's state
-    directory) and `name` (the lifecycle's)."""
-    endpoint = find(Path(payload["state"]), payload["name"])
-    return endpoint is not None and endpoint.revision == outputs.revision.id
+    directory), `name` (the lifecycle's), and `candidate` where it is enough that the gateway still has the revision."""
+    home, name = Path(payload["state"]), str(payload["name"])
+    endpoint = find(home, name)
+    if endpoint is None or not payload.get("candidate"):
+        return endpoint is not None and endpoint.revision == outputs.revision.id
+    from drivetrain.backends.serving.gateway import state  # a light module, and only candidates need it
+
+    return outputs.revision.id in state.read(state.path(home / "serving", name)).revisions
 
 
 def record_path(state: Path, name: str) -> Path:

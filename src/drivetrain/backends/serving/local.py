@@ -119,6 +119,13 @@ class LocalServing:
         traffic = {"weights": dict(weights), "shadow": shadow, "sticky": sticky}
         return _status(self._control(server).route(traffic, self._stopped_within + 30.0), server)
 
+    def withdraw(self, name: str, revision: str) -> None:
+        """Ends a revision that gets no traffic, and forgets it, also as the one to go back to."""
+        control = self._control(self._running(name))
+        if revision in _names(control.status()):
+            control.remove(revision)
+            self._forget_bundles(control.status())
+
     def predict(
         self, endpoint: Endpoint, inputs: Mapping[str, Any], prediction_id: str, timeout: float
     ) -> Mapping[str, Any]:
