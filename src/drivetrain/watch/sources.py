@@ -55,7 +55,9 @@ class Merged:
 
     def after(self, position: Position | None) -> Iterator[tuple[Position, Event]]:
         """See `Source`. Raises `ValueError` for what is no position."""
-        parts = [part or None for part in position.split("|")] if position else [None] * len(self._sources)
+        parts: list[str | None] = [None] * len(self._sources)
+        if position:
+            parts = [part or None for part in position.split("|")]
         if len(parts) != len(self._sources):
             raise ValueError(f"{position!r} is no position in {self.name}")
         streams = [_numbered(place, source.after(parts[place])) for place, source in enumerate(self._sources)]
