@@ -75,6 +75,22 @@ def test_a_service_that_sleeps_wakes_with_the_first_request(tmp_path: Path, bund
         print(f"asleep after {asleep:.1f} s, the slowest of the requests that woke it took {clients.slowest:.2f} s")
 
 
+def test_the_bounds_are_changed_while_it_serves_and_no_request_fails(tmp_path: Path, bundle: Bundle) -> None:
+    with running(tmp_path / "home", scaling=Scaling(min=1, max=1, window=6.0)) as gateway:
+        gateway.serve("one", bundle("echo"))
+        with asking(gateway, 2) as clients:
+            assert gateway.admin("PUT", "scale", {"min": 2, "max": 3}).json()["scale"] == {"min": 2, "max": 3}
+            wait_until(lambda: gateway.revision("one")["ready"] == 2)
+            clients.wait_for(50)
+            assert gateway.admin("PUT", "scale", {"min": 1, "max": 1}).status == 200
+            wait_until(lambda: len(gateway.replicas()) == 1)
+            clients.wait_for(50)
+        unharmed(clients)
+        for wrong in ({"min": 2, "max": 1}, {"min": 0, "max": 0}, {"min": "1", "max": 2}, {}):
+            assert gateway.admin("PUT", "scale", wrong).status == 422
+        assert gateway.status()["scale"] == {"min": 1, "max": 1}
+
+
 def test_a_burst_beyond_what_a_replica_takes_waits_in_the_gateway_and_is_answered(
     tmp_path: Path, bundle: Bundle
 ) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import threading
 import time
 from collections.abc import Mapping
@@ -25,6 +27,7 @@ from tests.backends.serving.services import (
     bundle,
     children,
     constant,
+    end_everything,
     eventually,
     runs,
     settings,
@@ -211,3 +214,29 @@ def test_swapping_scaling_and_rolling_back_under_load_fails_no_request(
     assert serving.stop("one")
     asked = [event.id for _, event in captured.read(state / "serving/one.capture") if event.type.endswith(".request")]
     assert len(set(asked)) == clients.total
+
+
+def test_a_gateway_that_was_killed_is_restored_with_its_traffic_and_one_that_was_stopped_is_not(tmp_path: Path) -> None:
+    state = tmp_path / "state"
+    serving = LocalServing(state, ready_within=60)
+    try:
+        wanted = settings(state, "again")
+        for number in (1, 2):
+            serving.deploy(wanted, f"again-{number}", bundle(tmp_path / f"b{number}", constant(number)), RUNNER)
+        serving.route("again", {"again-1": 30, "again-2": 70})
+        assert serving.restore("again") is None, "it lives"
+        before = serving.find("again")
+        assert before is not None
+        os.kill(before.pid, signal.SIGKILL)
+        eventually(lambda: not runs(before.pid))
+        after = serving.restore("again")
+        assert after is not None
+        assert (after.url, after.revision) == (before.url, "again-2")
+        assert {entry.revision: entry.weight for entry in serving.status("again").revisions} == {
+            "again-1": 30,
+            "again-2": 70,
+        }
+        serving.stop("again")
+        assert serving.restore("again") is None
+    finally:
+        end_everything(state)

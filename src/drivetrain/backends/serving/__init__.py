@@ -35,13 +35,14 @@ class RevisionStatus:
 @dataclass(frozen=True, slots=True)
 class Status:
     """A service as it is. `shadow` gets a copy of the traffic; `sticky` is the header by which callers keep their revision;
-    `former` served before `revision` did."""
+    `former` served before `revision` did; `scale` is the least and the most replicas that a revision in traffic may have."""
 
     endpoint: Endpoint
     former: str | None
     shadow: str | None
     sticky: str | None
     revisions: Sequence[RevisionStatus]
+    scale: tuple[int, int] = (1, 1)
 
 
 class Serving(Protocol):
@@ -85,6 +86,20 @@ class Serving(Protocol):
         """Splits the traffic between revisions that are up, by percent; those left out are drained and ended.
 
         Raises `ServingError` if one is not known, or the percents do not add up to 100.
+        """
+        ...
+
+    def scale(self, name: str, least: int, most: int) -> Status:
+        """Bounds the replicas of each revision in traffic, until the gateway ends or is deployed with other settings.
+
+        Raises `ServingError` if these are no bounds.
+        """
+        ...
+
+    def restore(self, name: str) -> Endpoint | None:
+        """Starts a gateway again that has died, with the settings and the traffic that it had and, if that is free, at its address.
+
+        None if there is nothing to restore: it lives, or it was ended on purpose. Raises `ServingError` if it does not come up.
         """
         ...
 

@@ -39,6 +39,10 @@ class Control:
         """Splits the traffic; `traffic` has `weights`, `shadow`, `sticky`."""
         return self._administer("PUT", "/-/traffic", traffic, timeout)
 
+    def scale(self, least: int, most: int) -> Mapping[str, Any]:
+        """Bounds each revision's replicas."""
+        return self._administer("PUT", "/-/scale", {"min": least, "max": most}, 10.0)
+
     def feedback(self, prediction_id: str, label: Any) -> None:
         """Sends a label. Raises `ServingError` if it was not taken."""
         self._administer("POST", "/feedback", {"id": prediction_id, "label": label}, 10.0)

@@ -119,6 +119,30 @@ class LocalServing:
         traffic = {"weights": dict(weights), "shadow": shadow, "sticky": sticky}
         return _status(self._control(server).route(traffic, self._stopped_within + 30.0), server)
 
+    def scale(self, name: str, least: int, most: int) -> Status:
+        """Bounds the replicas of each revision in traffic."""
+        server = self._running(name)
+        return _status(self._control(server).scale(least, most), server)
+
+    def restore(self, name: str) -> Endpoint | None:
+        """Starts a gateway again that has died; returns when what it serves answers."""
+        settings = self._wanted_of(name)
+        if settings is None or self._dead(name) is None:
+            return None
+        with self._turn(settings):
+            dead = self._dead(name)
+            if dead is None:  # somebody else was faster
+                return None
+            process.end_others(self._started(name), None, self._stopped_within)
+            process.sweep(self._home, name)
+            port = dead.port if process.is_free(dead.host, dead.port) else 0
+            try:
+                server = self._start(settings, port)
+            except ServingError:
+                alive.write(self._record(name), dead)  # it is still to be restored
+                raise
+        return self._wait_until_it_answers(server, settings.ready_within)
+
     def withdraw(self, name: str, revision: str) -> None:
         """Ends a revision that gets no traffic, and forgets it, also as the one to go back to."""
         control = self._control(self._running(name))
@@ -152,6 +176,23 @@ class LocalServing:
         process.sweep(self._home, name)
         self._record(name).unlink(missing_ok=True)
         return ran
+
+    def _dead(self, name: str) -> Server | None:
+        """The gateway that was started, was never ended, and yet does not live."""
+        server = alive.read(self._record(name))
+        return None if server is None or alive.is_alive(server) else server
+
+    def _wait_until_it_answers(self, server: Server, within: float) -> Endpoint:
+        until = time.monotonic() + within
+        while True:
+            endpoint = self.find(server.name)
+            if endpoint is not None:
+                return endpoint
+            nothing = not self._control(server).status().get("revision")
+            if nothing or time.monotonic() > until:
+                why = "it has no revision" if nothing else f"no revision was ready within {within:g} s"
+                raise ServingError(f"the gateway of {server.name} is back, but {why}", hint="`drivetrain deploy`")
+            time.sleep(0.05)
 
     @contextlib.contextmanager
     def _turn(self, settings: Settings) -> Iterator[None]:
@@ -336,6 +377,7 @@ def _status(document: Mapping[str, Any], server: Server) -> Status:
         shadow=document["shadow"],
         sticky=document["sticky"],
         revisions=[RevisionStatus(**{name: entry[name] for name in names}) for entry in document["revisions"]],
+        scale=(int(document["scale"]["min"]), int(document["scale"]["max"])),
     )
 
 

@@ -1,4 +1,4 @@
-"""The admin API: `/-/status`, `/-/revisions/REV`, `/-/traffic`.
+"""The admin API: `/-/status`, `/-/revisions/REV`, `/-/traffic`, `/-/scale`.
 
 One change at a time, but that traffic can be moved while a new revision takes its time to come up.
 """
@@ -79,6 +79,8 @@ class Admin:
     def _change(self, method: str, path: str) -> Callable[[Request], Coroutine[Any, Any, None]] | None:
         if (method, path) == ("PUT", "/-/traffic"):
             return self._traffic
+        if (method, path) == ("PUT", "/-/scale"):
+            return self._scale
         if path.startswith(_REVISIONS):
             return {"PUT": self._deploy, "DELETE": self._delete}.get(method)
         return None
@@ -102,6 +104,14 @@ class Admin:
                 return
             async with self._turn:
                 await self._service.deploy(name, source, example)
+
+    async def _scale(self, request: Request) -> None:
+        asked = _object(request)
+        least, most = asked.get("min"), asked.get("max")
+        if type(least) is not int or type(most) is not int:
+            raise Refusal(422, "`min` and `max` have to be whole numbers of replicas")
+        async with self._turn:
+            self._service.bound(least, most)
 
     async def _traffic(self, request: Request) -> None:
         asked = _object(request)

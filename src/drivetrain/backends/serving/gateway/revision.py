@@ -36,6 +36,7 @@ class Revision:
         self._replicas = self._keeper(sockets)
         self._scaling: asyncio.Task[None] | None = None
         self._scaler: Scaler | None = None
+        self._follows = False
 
     @property
     def ready(self) -> int:
@@ -69,12 +70,20 @@ class Revision:
         bounds = self._settings.scaling
         if self._scaling is not None or isinstance(self._replicas, Outside):
             return
-        self.scale(max(self.wanted, bounds.min, 1))
+        self._follows = True
+        self.scale(min(max(self.wanted, bounds.min, 1), bounds.max))
         if bounds.min == bounds.max:
             return
         self._scaler = Scaler(bounds, self, self._loop.time, self.name)
         self.pool.wake = self._scaler.poke
         self._scaling = self._loop.create_task(self._scaler.run())
+
+    def rebound(self, settings: Settings) -> None:
+        """Follows the load within the bounds of these settings from now on, if it follows it at all."""
+        self._settings = settings
+        if self._follows:
+            self._unfollow()
+            self.follow_load()
 
     async def reach(self, replicas: int) -> str | None:
         """Waits until so many are ready, starting what is missing. Says why they are not, if it does not come to that.
@@ -99,12 +108,15 @@ class Revision:
 
     async def close(self, *, drain: bool = True) -> None:
         """Ends its replicas, with `drain` when they have answered what they have in hand, and waits for that."""
+        self._unfollow()
+        await self._replicas.close(drain=drain)
+        self.pool.refuse_all(f"revision {self.name} has been taken out of traffic")
+
+    def _unfollow(self) -> None:
         if self._scaling is not None:
             self._scaling.cancel()
             self._scaling = None
             self.pool.wake = lambda: None
-        await self._replicas.close(drain=drain)
-        self.pool.refuse_all(f"revision {self.name} has been taken out of traffic")
 
     def _keeper(self, sockets: Sockets) -> Replicas:
         url = self._settings.upstreams.get(self.name)

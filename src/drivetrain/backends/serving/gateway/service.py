@@ -126,6 +126,16 @@ class Service:
             revision.pool.hand_over(self._reroute)
             self._retire(revision)
 
+    def bound(self, least: int, most: int) -> None:
+        """Keeps each revision's replicas within these bounds, until the gateway ends. Raises `Refusal` if they are none."""
+        if not 0 <= least <= most or most < 1:
+            raise Refusal(
+                422, f"{least} to {most} replicas are no bounds", hint="at least one, and not fewer than least"
+            )
+        self.settings = replace(self.settings, scaling=replace(self.settings.scaling, min=least, max=most))
+        for revision in self.revisions.values():
+            revision.rebound(self.settings)
+
     async def delete(self, name: str) -> None:
         """Ends a revision and forgets it. Raises `Refusal` if there is none, or if it is in traffic."""
         if name not in self._state.revisions:
@@ -148,6 +158,7 @@ class Service:
             "former": self._state.former,
             "shadow": routes.shadow,
             "sticky": routes.sticky,
+            "scale": {"min": self.settings.scaling.min, "max": self.settings.scaling.max},
             "revisions": revisions,
         }
 
