@@ -11,7 +11,7 @@ import math
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import chain
+from itertools import accumulate, chain
 from typing import Literal, Protocol
 
 import numpy as np
@@ -148,8 +148,7 @@ class Divide:
     def value(self, series: SeriesStore, at: float) -> Vector:
         below = self.denominator.value(series, at)
         above = self.numerator.value(series, at)
-        with np.errstate(divide="ignore", invalid="ignore"):
-            return {labels: float(np.float64(above[labels]) / below[labels]) for labels in above.keys() & below.keys()}
+        return {labels: _divided(value, below[labels]) for labels, value in above.items() if labels in below}
 
     def reads(self) -> Iterator[tuple[str, float]]:
         return chain(self.numerator.reads(), self.denominator.reads())
@@ -256,14 +255,20 @@ def _bound(text: str) -> float | None:
 def _quantile(q: float, buckets: Sequence[tuple[float, float]]) -> float:
     """`bucketQuantile` of Prometheus' promql/quantile.go: buckets are (upper bound, how many at most that), rising."""
     bounds = [bound for bound, _ in buckets]
-    counts = list(np.maximum.accumulate([count for _, count in buckets]))
-    if not (math.isinf(bounds[-1]) and bounds[-1] > 0) or len(buckets) < 2 or counts[-1] == 0 or math.isnan(counts[-1]):
+    counts = list(accumulate((count for _, count in buckets), max))
+    if bounds[-1] != math.inf or len(buckets) < 2 or counts[-1] == 0 or math.isnan(counts[-1]):
         return math.nan
     rank = q * counts[-1]
     at = next(place for place, count in enumerate((*counts[:-1], math.inf)) if count >= rank)
     if at == len(bounds) - 1:
         return bounds[-2]
-    if at == 0:
-        return bounds[0] if bounds[0] <= 0 else float(bounds[0] * (rank / counts[0]))
-    share = (rank - counts[at - 1]) / (counts[at] - counts[at - 1])
-    return float(bounds[at - 1] + (bounds[at] - bounds[at - 1]) * share)
+    start, below = (bounds[at - 1], counts[at - 1]) if at else (0.0, 0.0)
+    if at == 0 and bounds[0] <= 0:
+        return bounds[0]
+    return start + (bounds[at] - start) * _divided(rank - below, counts[at] - below)
+
+
+def _divided(numerator: float, denominator: float) -> float:
+    """A quotient of floats as the processor has it, infinite or no number where the denominator is zero."""
+    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
+        return float(np.float64(numerator) / np.float64(denominator))

@@ -155,7 +155,7 @@ class SeriesStore:
             place = 0
             while place < len(raw):
                 place = made._read(raw, place)
-        except (zlib.error, struct.error, UnicodeDecodeError, IndexError) as error:
+        except (zlib.error, struct.error, ValueError, IndexError) as error:
             raise ValueError("no series can be read from this") from error
         return made
 
