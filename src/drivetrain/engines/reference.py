@@ -228,5 +228,5 @@ def _plain(value: object) -> object:
 
 def _feature(entry: dict[str, Any]) -> Numeric | Categorical:
     kind = entry.pop("kind")
-    made = {key: tuple(value) if isinstance(value, list) else value for key, value in entry.items()}
+    made: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in entry.items()}
     return Numeric(**made) if kind == "numeric" else Categorical(**made)
