@@ -69,7 +69,7 @@ STAGES: tuple[Stage, ...] = (
     Stage(
         "evaluate", "the gate: the hold-out's metric against the minimum and the champion",
         inputs={"frame": "features.frame", "model": "train.model", "tracked": "train.tracked", "champion": "champion"},
-        reads=("data.label_delay", "evaluate"), loads=("train",), needs=("tracking",), version=1,
+        reads=("data.label_delay", "evaluate"), loads=("train",), needs=("tracking",), version=2,
     ),
     Stage(
         "register", "the model becomes a registered version, the challenger",

@@ -86,7 +86,7 @@ class TrainOutputs:
 class EvaluateOutputs:
     verdict: Verdict
     report: Artifact
-    """`evaluation.json` (metric, interval, champion, slices), plots as PNG, `predictions.parquet`."""
+    """`evaluation.json` (metric, interval, champion, slices), `reference.json`, plots as PNG, `predictions.parquet`."""
 
 
 @dataclass(frozen=True, slots=True)

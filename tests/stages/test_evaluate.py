@@ -10,6 +10,7 @@ import pandas as pd
 import pytest
 from sklearn.metrics import roc_auc_score
 
+from drivetrain.engines.watched import Watched
 from drivetrain.errors import DataError, StageError
 from drivetrain.records import Artifact, EvaluateOutputs, Verdict
 from drivetrain.stages import evaluate, train
@@ -159,7 +160,7 @@ def test_the_report_holds_every_metric_of_the_task_the_plots_and_the_predictions
     rows = flights()
     outputs = gate.judge(lab.frame(rows))
     assert set(lab.objects.files(outputs.report)) == {
-        "evaluation.json", "roc.png", "calibration.png", "confusion.png", "predictions.parquet",
+        "evaluation.json", "reference.json", "roc.png", "calibration.png", "confusion.png", "predictions.parquet",
     }  # fmt: skip
     report = gate.report(outputs)
     assert set(report["metrics"]) == {
@@ -251,6 +252,54 @@ def test_three_classes_have_a_probability_column_each(gate, lab, flights):
     predictions = pd.read_parquet(io.BytesIO(lab.objects.read(outputs.report, "predictions.parquet")))
     assert predictions.columns.tolist()[-3:] == ["probability_0", "probability_1", "probability_2"]
     assert set(predictions["prediction"]) <= {"0", "1", "2"}
+
+
+def test_the_reference_is_of_the_rows_that_were_trained_on_and_of_what_the_model_answers_on_the_hold_out(
+    gate, lab, flights
+):
+    rows = flights()
+    rows["carrier"] = pd.Categorical(["DL", "UA"] * 200)
+    rows["temp"] = pd.array([1, 2, None, 4] * 100, dtype="Int64")
+    source = """
+        from sklearn.linear_model import LogisticRegression
+        from sklearn.pipeline import make_pipeline
+        from sklearn.compose import make_column_transformer
+
+        def train(features, label):
+            columns = make_column_transformer(("passthrough", ["distance", "hour"]))
+            return make_pipeline(columns, LogisticRegression()).fit(features, label)
+    """
+    outputs = gate.judge(lab.frame(rows), source, slices=["group"])
+    found = Watched.from_json(lab.document(outputs.report, "reference.json"))
+    trained = rows[:320]
+    assert list(found.features) == ["distance", "hour", "carrier", "temp"]
+    assert found.reference.rows == 320
+    distance = found.reference.features["distance"]
+    assert (distance.size, distance.missing, distance.edges[0]) == (320, 0, trained["distance"].min())
+    assert found.reference.features["temp"].missing == 80
+    assert found.reference.features["carrier"].values == ("DL", "UA")
+    assert found.reference.features["prediction"].size == 80
+    assert (found.kind, found.classes, found.metric, found.slices) == ("binary", [False, True], "roc_auc", ("group",))
+    assert found.calibration.rows == 80
+    assert found.until == rows["time"].max().timestamp()
+
+
+def test_the_reference_of_a_regression_has_no_calibration_and_that_of_many_classes_has_their_names(gate, lab, flights):
+    rows = flights(300)
+    rows["late"] = np.digitize(rows["distance"], [-0.5, 0.5]).astype(str)
+    found = Watched.from_json(lab.document(gate.judge(lab.frame(rows), metric="f1").report, "reference.json"))
+    assert found.kind == "multiclass"
+    assert set(found.reference.features["prediction"].values) <= {"0", "1", "2"}
+    rows["late"] = rows["distance"] * 3
+    found = Watched.from_json(
+        lab.document(gate.judge(lab.frame(rows), REGRESSION, metric="rmse").report, "reference.json")
+    )
+    assert (found.kind, found.classes, found.calibration) == ("regression", None, None)
+
+
+def test_what_is_no_reference_is_a_data_error():
+    with pytest.raises(DataError, match="this is no reference of an evaluation"):
+        Watched.from_json({"features": []})
 
 
 def test_without_resamples_there_is_no_interval(gate, lab, flights):

@@ -20,6 +20,7 @@ from drivetrain.definition.parts import Evaluate
 from drivetrain.engines import bootstrap, metrics
 from drivetrain.engines.bootstrap import Interval
 from drivetrain.engines.metrics import Metric
+from drivetrain.engines.watched import watched
 from drivetrain.errors import DataError, StageError
 from drivetrain.records import Artifact, EvaluateOutputs, Reference, Scalar, Verdict
 from drivetrain.stages import StageContext, frame
@@ -95,6 +96,7 @@ def run(context: StageContext, inputs: Inputs, *, tracking: Tracking) -> Evaluat
     }
     text = json.dumps(document, indent=1, sort_keys=True, ensure_ascii=False, allow_nan=False)
     (directory / "evaluation.json").write_text(text + "\n", encoding="utf-8")
+    _write_reference(directory / "reference.json", read, parts.train, model.classes, rules, truth, prediction)
     _draw(directory, model, truth, prediction, rival, read.label)
     tracking.log_evaluation(inputs.tracked.id, _logged(rule, everything, judged), directory)
     _write_predictions(directory / "predictions.parquet", read, rows, prediction, model.classes)
@@ -270,6 +272,28 @@ def _logged(rule: Metric, everything: Mapping[str, float | None], judged: Judged
         f"holdout/{rule.name}_champion": _number(judged.champion),
     }
     return {name: value for name, value in named.items() if value is not None}
+
+
+def _write_reference(
+    file: Path, read: frame.Frame, trained: np.ndarray, classes: Sequence[Scalar] | None, rules: Evaluate, truth: np.ndarray,
+    prediction: np.ndarray,
+) -> None:  # fmt: skip
+    """What live traffic will be compared with."""
+    rows = read.rows[trained]
+    columns = {name: _column(rows[name]) for name in read.features}
+    until = None if read.times is None else int(read.times.max()) / 1e6
+    made = watched(columns, classes, rules.metric, truth, prediction, slices=rules.slices, until=until)
+    text = json.dumps(made.to_json(), sort_keys=True, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+    file.write_text(text + "\n", encoding="utf-8")
+
+
+def _column(values: pd.Series) -> np.ndarray:
+    """The values as NumPy has them: nullable numbers as floats, categories and texts as objects."""
+    if isinstance(values.dtype, pd.CategoricalDtype):
+        values = values.astype(object)
+    elif pd.api.types.is_numeric_dtype(values.dtype) and values.isna().any():
+        return np.asarray(values.to_numpy(dtype=np.float64, na_value=np.nan))
+    return values.to_numpy()
 
 
 def _draw(
