@@ -18,6 +18,10 @@ from drivetrain.engines.metrics import metric
 from drivetrain.engines.quality import Kind, Scores, numbers
 from drivetrain.errors import DataError
 
+_GROUPS, _LEAST = 200, 20
+"""Most groups of rows with scores next to each other through which a calibration goes, and the least rows in one. Through
+single rows it would follow their chance order, and every estimate would be too good: by 0.015 of ROC AUC for 500 rows."""
+
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
@@ -89,7 +93,13 @@ def _isotonic(scores: np.ndarray, occurs: np.ndarray) -> tuple[tuple[float, ...]
     # Only where it is fitted: whoever applies a calibration needs none of it.
     from sklearn.isotonic import IsotonicRegression
 
-    fitted = IsotonicRegression(y_min=0.0, y_max=1.0).fit(scores.astype(np.float64), occurs.astype(np.float64))
+    order = np.argsort(scores, kind="stable")
+    groups = max(1, min(_GROUPS, len(scores) // _LEAST))
+    middles, shares, sizes = (
+        [function(part) for part in np.array_split(values[order].astype(np.float64), groups)]
+        for values, function in ((scores, np.mean), (occurs, np.mean), (scores, len))
+    )
+    fitted = IsotonicRegression(y_min=0.0, y_max=1.0).fit(middles, shares, sample_weight=sizes)
     return tuple(fitted.X_thresholds_.tolist()), tuple(fitted.y_thresholds_.tolist())
 
 

@@ -27,6 +27,7 @@ the monitor busy."""
 
 _NULL, _NOT_NULL = "expect_column_values_to_be_null", "expect_column_values_to_not_be_null"
 _OF_ROWS = ("expect_column_values_", "expect_column_value_lengths_")
+_OF_SEVERAL = ("expect_column_pair_values_", "expect_multicolumn_", "expect_select_column_values_")
 _OF_COLUMNS = ("unique", "increasing", "decreasing", "z_scores", "outliers")
 """What is expected of values in the light of all others."""
 
@@ -174,6 +175,8 @@ def _resolved(value: Any, parameters: Mapping[str, Any]) -> Any:
 
 def _why_not(check: Check, served: Collection[str]) -> str:
     """Why the check is not held against live traffic; nothing if it is."""
+    if check.expectation.startswith(_OF_SEVERAL):
+        return "compares columns, which is not done live"
     if not check.expectation.startswith(_OF_ROWS) or check.expectation.endswith(_OF_COLUMNS):
         return "speaks of the table, not of a row"
     if check.column not in served:
