@@ -56,6 +56,42 @@ def of_revision(opened: Project, revision: str) -> Deployed | None:
 
 def bring_up(opened: Project, deployed: Deployed) -> Endpoint:
     """Has the revision serve, alone. Raises `ServingError` if it does not come up; what served before goes on then."""
+    return _deploy(opened, deployed, promote=True)
+
+
+def stand_by(opened: Project, deployed: Deployed) -> Endpoint:
+    """Has the revision be up beside those that serve; the traffic stays as it is. Raises `ServingError` if it does not come up."""
+    return _deploy(opened, deployed, promote=False)
+
+
+def revive(opened: Project) -> Endpoint:
+    """The service, which is started again with the traffic that it had if its gateway has died. Raises `ServingError` if it does not
+    come up, `UsageError` if nothing has been promoted yet."""
+    serving, name = wiring.serving(opened.state), opened.definition.name
+    found: Endpoint | None = serving.find(name)
+    if found is not None:
+        return found
+    found = stand_by(opened, leading(opened))
+    if any(revision.weight for revision in serving.status(name).revisions):
+        return found
+    return bring_up(opened, leading(opened))
+
+
+def dismiss(opened: Project, deployed: Deployed) -> None:
+    """The version is the challenger no more, if it was."""
+    registered = _outputs(opened, deployed.run_id, "register", RegisterOutputs)
+    if registered is not None:
+        _unchallenge(opened, registered.version.id.rpartition("/")[2])
+
+
+def _unchallenge(opened: Project, number: str) -> None:
+    tracking, name = wiring.tracking(opened.state, opened.target), opened.definition.name
+    challenger = tracking.version(name, "challenger")
+    if challenger is not None and challenger.version == number:
+        tracking.drop_alias(name, "challenger")
+
+
+def _deploy(opened: Project, deployed: Deployed, *, promote: bool) -> Endpoint:
     with tempfile.TemporaryDirectory(prefix="drivetrain-") as directory:
         bundle = wiring.project_objects(opened).get(deployed.outputs.bundle, Path(directory) / "bundle")
         found: Endpoint = wiring.serving(opened.state).deploy(
@@ -63,6 +99,7 @@ def bring_up(opened: Project, deployed: Deployed) -> Endpoint:
             deployed.revision,
             bundle,
             str(deployed.outputs.bundle.metadata["runner"]),
+            promote=promote,
         )
     return found
 
@@ -87,11 +124,9 @@ def promote(opened: Project, deployed: Deployed) -> Endpoint:
         raise UsageError(f"run {deployed.run_id} has no registered model", hint="give another revision with --to")
     endpoint = bring_up(opened, deployed)
     store, name = wiring.project_objects(opened), opened.definition.name
-    tracking, number = wiring.tracking(opened.state, opened.target), registered.version.id.rpartition("/")[2]
-    tracking.set_alias(name, "champion", number)
-    challenger = tracking.version(name, "challenger")
-    if challenger is not None and challenger.version == number:
-        tracking.drop_alias(name, "challenger")
+    number = registered.version.id.rpartition("/")[2]
+    wiring.tracking(opened.state, opened.target).set_alias(name, "champion", number)
+    _unchallenge(opened, number)
     former = champion.read(store, name)
     champion.write(store, champion.succeed(former, trained.model, registered.version, deployed.run_id))
     return endpoint

@@ -39,6 +39,11 @@ class Plan:
     slower: float
     quality: float
 
+    @property
+    def first(self) -> int:
+        """The step that a rollout begins with; -1 is the shadow."""
+        return -1 if self.shadow > 0 else 0
+
     def percent(self, step: int) -> int:
         """The candidate's share in that step; 0 while it is the shadow (step -1)."""
         return 0 if step < 0 else self.steps[step]
@@ -218,10 +223,8 @@ class Move:
 
 def decide(plan: Plan, standing: Standing, evidence: Evidence, now: float) -> Move:
     """The move that follows from the evidence. Harm comes first, then the limit, then the step's own time and answers."""
-    if standing.step < 0 and plan.shadow == 0:
-        return (
-            Move("step", "there is no shadow phase") if plan.steps[0] < 100 else Move("promote", "there are no steps")
-        )
+    if plan.percent(standing.step) == 100:
+        return Move("promote", "the whole traffic at once, as the definition says")
     if (harm := evidence.harm) is not None:
         return Move("roll_back", words(harm, plan))
     last = plan.steps[standing.step + 1] == 100
