@@ -86,14 +86,15 @@ class Verdict:
 def decide(firing: Iterable[Policy], situation: Situation) -> list[Verdict]:
     """A verdict for each trigger that fires, the most urgent first: rollback, scale, notify, retrain.
 
-    Of several that would retrain or roll back the first is let through, and the others wait for it.
+    Of several that would retrain or roll back the first is let through, and the others wait for it. What waits for approval keeps nothing
+    else from being done.
     """
-    busy = [entry for entry in situation.past if entry.state in OPEN and entry.action in _EXCLUSIVE]
+    busy = under_way(situation.past)
     taken: str | None = None
     verdicts: list[Verdict] = []
     for policy in sorted(firing, key=lambda policy: (_URGENCY[policy.action], policy.trigger)):
         verdict = _judge(policy, situation, busy, taken)
-        if verdict.outcome != "hold" and policy.action in _EXCLUSIVE:
+        if verdict.outcome == "act" and policy.action in _EXCLUSIVE:
             taken = policy.trigger
         verdicts.append(verdict)
     return verdicts
@@ -106,13 +107,13 @@ def _judge(policy: Policy, situation: Situation, busy: Sequence[Past], taken: st
         return Verdict(policy.trigger, policy.action, "hold", rule, reason, until)
 
     own = [entry for entry in situation.past if entry.trigger == policy.trigger and entry.state != "held"]
-    under_way = next((entry for entry in own if entry.state in OPEN), None)
-    if under_way is not None:
-        return hold("open", f"its own decision is {under_way.state}")
+    unfinished = next((entry for entry in own if entry.state in OPEN), None)
+    if unfinished is not None:
+        return hold("open", f"its own decision is {unfinished.state}")
     if situation.maintenance is not None and policy.action != "notify":
         return hold("maintenance", "a maintenance window is open", situation.maintenance)
-    if (blocking := _blocking(policy, busy, taken)) is not None:
-        return hold("busy", blocking)
+    if (reason := blocking(policy.action, busy, taken)) is not None:
+        return hold("busy", reason)
     acted = sorted((min(entry.at, now) for entry in own), reverse=True)
     if acted and now - acted[0] < policy.cooldown:
         return hold("cooldown", "it was acted upon a short while ago", acted[0] + policy.cooldown)
@@ -131,14 +132,20 @@ def _judge(policy: Policy, situation: Situation, busy: Sequence[Past], taken: st
     return Verdict(policy.trigger, policy.action, "ask" if policy.approval else "act")
 
 
-def _blocking(policy: Policy, busy: Sequence[Past], taken: str | None) -> str | None:
-    """What stands in the way of another change of what serves. A rollback waits for no retraining: it ends that one's rollout."""
-    if policy.action not in _EXCLUSIVE:
+def under_way(past: Iterable[Past]) -> list[Past]:
+    """The retrainings and rollbacks that have begun and not ended."""
+    return [entry for entry in past if entry.action in _EXCLUSIVE and entry.state in OPEN and entry.state != "waiting"]
+
+
+def blocking(action: str, busy: Iterable[Past], taken: str | None = None) -> str | None:
+    """What stands in the way of another change of what serves; `taken` is a trigger that was let through just before. A rollback waits
+    for no retraining: it ends that one's rollout."""
+    if action not in _EXCLUSIVE:
         return None
     if taken is not None:
         return f"{taken} is acted upon first"
     for entry in busy:
-        if policy.action == "retrain" or entry.action == "rollback":
+        if action == "retrain" or entry.action == "rollback":
             return f"the {entry.action} of {entry.trigger} is {entry.state}"
     return None
 
