@@ -3,21 +3,27 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import fields
+from io import StringIO
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from drivetrain import lifecycle, project
+from drivetrain import lifecycle, project, wiring
 from drivetrain.backends.runner import cache
 from drivetrain.cli import output
 from drivetrain.definition.definition import json_schema
 from drivetrain.errors import UsageError
 
+if TYPE_CHECKING:
+    from drivetrain.backends.metrics.prometheus import Target
+
 
 @click.group()
 def render() -> None:
-    """Write what other systems need: Kubeflow's pipeline, the JSON schema."""
+    """Write what other systems need: Kubeflow's pipeline, Prometheus' rules, Grafana's dashboards, the JSON schema."""
 
 
 @render.command()
@@ -56,6 +62,109 @@ def kubeflow(where: str, directory: Path, target: str | None, as_json: bool) -> 
     output.as_json({"pipeline": str(path), "target": name}) if as_json else click.echo(
         f"wrote {path} for the target {name}"
     )
+
+
+@render.command()
+@click.option(
+    "--output", "-o", "directory", type=click.Path(file_okay=False, path_type=Path), default="out", show_default=True
+)
+@click.option(
+    "--gateway", metavar="URL", help="Where Prometheus reaches the service; default: where it answers from here."
+)
+@click.option(
+    "--door",
+    metavar="URL",
+    help="Where Prometheus and Alertmanager reach `drivetrain watch`; default: loop.host and loop.port.",
+)
+@click.option(
+    "--alertmanager",
+    metavar="HOST:PORT",
+    default="127.0.0.1:9093",
+    show_default=True,
+    help="Where Prometheus reaches Alertmanager.",
+)
+@click.option("--json", "as_json", is_flag=True, help="What was written, as JSON.")
+@click.pass_obj
+def prometheus(
+    where: str, directory: Path, gateway: str | None, door: str | None, alertmanager: str, as_json: bool
+) -> None:
+    """Write prometheus.yml, rules.yml, alertmanager.yml and prometheusrule.yaml: triggers and objectives as alerts.
+
+    With `loop.evaluator: prometheus` the loop goes by these alerts instead of evaluating the rules itself. prometheusrule.yaml holds the
+    same rules for the Prometheus operator.
+    """
+    from drivetrain import service
+    from drivetrain.backends.metrics import prometheus as files
+    from drivetrain.watch import conditions
+
+    opened = project.open_project(Path(where))
+    name, part = opened.definition.name, opened.definition.loop
+    rules, every = conditions.rules(opened.definition), part.every.total_seconds()
+    door = door or _address("http", part.host, part.port, "loop.port", "--door")
+    targets = [_gateway(opened, gateway), files.Target(f"drivetrain-{name}-loop", door, {})]
+    token = Path(service.settings(opened.definition, opened.root, opened.state).token_file)
+    written = {
+        "rules.yml": files.rule_groups(name, rules, every),
+        "prometheus.yml": files.prometheus(targets, every, alertmanager),
+        "alertmanager.yml": files.alertmanager(name, f"{door}/alerts", token, every),
+        "prometheusrule.yaml": files.prometheus_rule(name, rules, every),
+    }
+    _write(directory, {file: _yaml(document) for file, document in written.items()}, as_json)
+
+
+def _gateway(opened: project.Project, url: str | None) -> Target:
+    """The service as a target; it is where `--gateway` says, or at its fixed port, or at the one that it has now."""
+    part, name = opened.definition.serving, opened.definition.name
+    scheme = "https" if part.tls else "http"
+    if url is None and part.port == 0:
+        found = wiring.serving(opened.state).find(name)
+        url = found.url if found else None
+    from drivetrain.backends.metrics.prometheus import Target
+
+    certificate = str((opened.root / part.tls.certificate).resolve()) if part.tls else None
+    url = url or _address(scheme, part.host, part.port, "serving.port", "--gateway")
+    return Target(f"drivetrain-{name}", url, {"service": name}, certificate)
+
+
+def _address(scheme: str, host: str, port: int, key: str, option: str) -> str:
+    if port == 0:
+        raise UsageError(
+            f"{key} is 0, any free port, and nothing answers now", hint=f"set {key}, or give the address with {option}"
+        )
+    return f"{scheme}://{'127.0.0.1' if host in ('0.0.0.0', '::') else host}:{port}"
+
+
+@render.command()
+@click.option(
+    "--output", "-o", "directory", type=click.Path(file_okay=False, path_type=Path), default="out", show_default=True
+)
+@click.option("--json", "as_json", is_flag=True, help="What was written, as JSON.")
+@click.pass_obj
+def grafana(where: str, directory: Path, as_json: bool) -> None:
+    """Write Grafana's dashboards, a JSON file each: how the service answers, drift, quality, what the loop does."""
+    from drivetrain.backends.metrics.grafana import dashboards
+    from drivetrain.watch import conditions
+
+    definition = project.open_project(Path(where)).definition
+    found = dashboards(definition.name, conditions.rules(definition), definition.serving.slo.availability)
+    _write(directory, {file: json.dumps(content, indent=2) + "\n" for file, content in found.items()}, as_json)
+
+
+def _write(directory: Path, files: Mapping[str, str], as_json: bool) -> None:
+    directory.mkdir(parents=True, exist_ok=True)
+    for file, text in files.items():
+        (directory / file).write_text(text, encoding="utf-8")
+    paths = [str(directory / file) for file in files]
+    output.as_json({"files": paths}) if as_json else click.echo("\n".join(f"wrote {path}" for path in paths))
+
+
+def _yaml(document: Mapping[str, Any]) -> str:
+    from ruamel.yaml import YAML
+
+    writer, text = YAML(), StringIO()
+    writer.width = 10_000
+    writer.dump(document, text)
+    return text.getvalue()
 
 
 @render.command()

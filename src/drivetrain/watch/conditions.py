@@ -134,7 +134,9 @@ def _burning(objective: str, signal: str, window: BurnWindow, condition: Both, t
         f"slo-{objective}-{duration(window.long)}",
         condition,
         labels={"signal": signal, "action": "notify", "severity": window.severity},
-        annotations=_annotations(f"{text}; the error budget burns more than {number(window.factor)} times too fast"),
+        annotations=_annotations(
+            f"{text}; the error budget burns more than {number(window.factor)} times as fast as it may"
+        ),
         on=_BY,
     )
 

@@ -34,12 +34,12 @@ def rule_groups(service: str, rules: Sequence[Rule], every: float) -> dict[str, 
     }
 
 
-def prometheus_rule(service: str, rules: Sequence[Rule], every: float, labels: Mapping[str, str]) -> dict[str, Any]:
-    """The same rules for the Prometheus operator. `labels` are what its Prometheus selects rules by."""
+def prometheus_rule(service: str, rules: Sequence[Rule], every: float) -> dict[str, Any]:
+    """The same rules for the Prometheus operator."""
     return {
         "apiVersion": "monitoring.coreos.com/v1",
         "kind": "PrometheusRule",
-        "metadata": {"name": f"drivetrain-{service}", "labels": {"app.kubernetes.io/part-of": "drivetrain", **labels}},
+        "metadata": {"name": f"drivetrain-{service}", "labels": {"app.kubernetes.io/part-of": "drivetrain"}},
         "spec": rule_groups(service, rules, every),
     }
 
@@ -58,21 +58,21 @@ def prometheus(targets: Sequence[Target], every: float, alertmanager: str) -> di
     }
 
 
-def alertmanager(service: str, webhook: str, token_file: Path | None) -> dict[str, Any]:
-    """`alertmanager.yml`: the alerts of the service, each by itself and at once, to the loop's door. Others go nowhere.
+def alertmanager(service: str, webhook: str, token_file: Path, every: float) -> dict[str, Any]:
+    """`alertmanager.yml`: the alerts of the service, each by itself and at once, to the loop's door, which looks each `every` seconds.
+    Others go nowhere.
 
     `token_file` holds the bearer token that the door wants.
     """
-    to_loop: dict[str, Any] = {"url": webhook, "send_resolved": True}
-    if token_file is not None:
-        to_loop["http_config"] = {"authorization": {"type": "Bearer", "credentials_file": str(token_file)}}
+    authorization = {"type": "Bearer", "credentials_file": str(token_file)}
+    to_loop = {"url": webhook, "send_resolved": True, "http_config": {"authorization": authorization}}
     own = [f'service="{service}"', 'action=~".+"']
     return {
         "route": {
             "receiver": "nobody",
             # Alerts that are not grouped are sent as soon as they fire, and keep nothing of each other back.
             "routes": [{
-                "receiver": "loop", "matchers": own, "group_by": ["..."], "group_wait": "0s", "group_interval": "10s",
+                "receiver": "loop", "matchers": own, "group_by": ["..."], "group_wait": "0s", "group_interval": duration(every),
                 "repeat_interval": _REPEAT,
             }],
         },
