@@ -103,9 +103,9 @@ def test_of_three_classes_too(calibration_of_three, metric):
 def test_the_interval_holds_the_labels_value_as_often_as_it_says(metric):
     random = np.random.default_rng(2)
     inside = []
-    for _ in range(40):
+    for _ in range(25):
         calibration = Calibration.of(*overconfident(random, 2000))
-        for _ in range(10):
+        for _ in range(8):
             scores, labels = overconfident(random, 500)
             found = estimate(metric, scores, calibration)
             inside.append(found.low <= realised(metric, scores, labels) <= found.high)

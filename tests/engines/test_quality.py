@@ -48,7 +48,7 @@ def told(metric, kind, predictions, labels, classes=2):
 
 
 @pytest.mark.parametrize("name", CLASSIFIED)
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(SEEDS)
 def test_of_two_classes_each_value_is_that_of_all_rows_at_once(name, seed):
     probabilities, labels = binary(seed)
@@ -97,7 +97,7 @@ def test_ranks_of_four_classes_are_means_over_the_classes(name):
 
 
 @pytest.mark.parametrize("name", VALUED)
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(SEEDS, st.integers(1, 60))
 def test_of_values_each_value_is_that_of_all_rows_at_once_however_they_come(name, seed, first):
     random = np.random.default_rng(seed)
@@ -130,7 +130,7 @@ def test_merged_and_stored_parts_are_as_good_as_the_whole(name, kind, seed, cuts
     )
 
 
-TRIALS = 400
+TRIALS = 250
 
 
 def covered(name, kind, draw, rows, truth, classes=2):
