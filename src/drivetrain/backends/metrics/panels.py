@@ -127,9 +127,7 @@ def loop(name: str, rules: Sequence[Rule]) -> list[Panel]:
         *(_signal(rule) for rule in rules if isinstance(rule.expression, Compare)),
         Panel("Triggers that fire", "none", ((f"max by (trigger) (drivetrain_loop_firing{{{own}}})", "{{trigger}}"),)),
         Panel("Decisions", "none", ((decided, "{{action}} {{state}}"),)),
-        Panel(
-            "Rollout", "percent", ((f"max by (revision) (drivetrain_loop_rollout_percent{{{own}}})", "{{revision}}"),)
-        ),
+        Panel("Rollout", "percent", ((f"max(drivetrain_loop_rollout_percent{{{own}}})", "candidate"),)),
     ]
 
 
