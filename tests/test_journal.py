@@ -143,6 +143,9 @@ def test_a_decision_is_written_once_and_keeps_its_history(journal: Journal) -> N
     assert [row.id for row in journal.decisions()] == ["d1"]
     assert journal.decision_steps("d1") == [(10.0, "training", "0.3 > 0.25"), (20.0, "promoted", "better")]
     assert journal.decision("x") is None
+    steps = [(place, row.state, row.changed) for place, row in journal.steps_after(0)]
+    assert steps == [(1, "training", 10.0), (2, "promoted", 20.0)]
+    assert [place for place, _ in journal.steps_after(1)] == [2] == [journal.newest_step()]
 
 
 def test_an_alert_that_is_told_again_is_counted_and_the_oldest_are_forgotten(journal: Journal) -> None:

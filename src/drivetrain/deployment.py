@@ -104,6 +104,11 @@ def _deploy(opened: Project, deployed: Deployed, *, promote: bool) -> Endpoint:
     return found
 
 
+def former(opened: Project) -> Deployed:
+    """What `rollback` goes back to if it is told nothing else. Raises `UsageError` if there is nothing."""
+    return _target(opened, None)
+
+
 def rollback(opened: Project, to: str | None = None) -> Endpoint:
     """Has the revision serve that did so before, or the revision or model version `to`; its version is the champion again.
 

@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -20,6 +21,7 @@ from drivetrain.project import Project
 
 ATTEMPTS = 5
 """How often a run is begun or resumed before it is given up."""
+_LOOK = 0.1
 _COMMAND = "from drivetrain.cli.main import main; main()"
 
 
@@ -55,28 +57,33 @@ class Retrainings:
                 return Trained("failed", self._last_words(run_id))
             if self._another_is_at_work(run_id):
                 return None
-            begun = self._begun(run_id)
+            begun = self.begun(run_id)
             if begun >= ATTEMPTS:
                 return Trained("failed", f"it was begun {begun} times and did not end; {self._last_words(run_id)}")
             self._begin(run_id, lock, as_of, resumed=row is not None, begun=begun)
             return None
 
     def wait(self, run_id: str) -> None:
-        """Returns when the process that was begun here has ended; at once if there is none."""
+        """Returns when no process of the run lives, whoever began it."""
         child = self._children.get(run_id)
         if child is not None:
             child.wait()
+        while True:
+            with self._held(run_id) as lock:
+                if lock is not None:
+                    return
+            time.sleep(_LOOK)
 
-    def end(self, run_id: str) -> None:
-        """Asks the process that was begun here to end where nothing is half done, and waits for it."""
-        child = self._children.get(run_id)
-        if child is not None and child.poll() is None:
-            child.terminate()
-            child.wait()
+    def begun(self, run_id: str) -> int:
+        """How often a process of the run was begun."""
+        try:
+            return int(self._file(run_id, "begun").read_text() or 0)
+        except (OSError, ValueError):
+            return 0
 
     @contextmanager
     def _held(self, run_id: str) -> Iterator[int | None]:
-        """The lock of the run, None while a process of that run lives. One that is begun meanwhile inherits it, and has it until it ends."""
+        """The lock of the run, None while a process of it lives. One that is begun meanwhile inherits it, and has it until it ends."""
         child = self._children.get(run_id)
         if child is not None:
             child.poll()
@@ -171,12 +178,6 @@ class Retrainings:
             return str(said["error"]) + (f": {problems}" if problems else "")
         except (ValueError, KeyError, TypeError):
             return lines[-1][:500]
-
-    def _begun(self, run_id: str) -> int:
-        try:
-            return int(self._file(run_id, "begun").read_text() or 0)
-        except (OSError, ValueError):
-            return 0
 
     def _file(self, run_id: str, what: str) -> Path:
         return self._home / f"{run_id}.{what}"

@@ -11,120 +11,16 @@ import json
 import sqlite3
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from drivetrain.errors import SystemFault
+from drivetrain.journal.rows import AttemptRow, Decision, RunRow
+from drivetrain.journal.schema import MIGRATIONS
 from drivetrain.records import Scalar
 
-_SCHEMA = """
-create table if not exists runs (
-    id text primary key, lifecycle text not null, state text not null, exit_code integer,
-    started real not null, ended real, pid integer not null, facts text not null
-);
-create table if not exists attempts (
-    run_id text not null references runs(id), stage text not null, attempt integer not null, state text not null,
-    key text not null, started real not null, ended real, peak_memory integer not null default 0,
-    outputs text, message text not null default '', hint text not null default '',
-    primary key (run_id, stage, attempt)
-);
-create table if not exists events (
-    run_id text not null, stage text not null, time real not null, text text not null
-);
-create index if not exists events_by_run on events (run_id, stage);
-create table if not exists predictions (
-    id text primary key, revision text not null, run_id text not null, time real not null
-);
-create table if not exists file_digests (
-    path text primary key, size integer not null, mtime_ns integer not null, inode integer not null, digest text not null
-);
-"""
-
-_LOOP_SCHEMA = """
-create table if not exists decisions (
-    id text primary key, at real not null, "trigger" text not null, action text not null, state text not null,
-    reason text not null, numbers text not null, run_id text, revision text, changed real not null
-);
-create table if not exists decision_steps (
-    decision_id text not null references decisions(id), at real not null, state text not null, reason text not null
-);
-create index if not exists steps_by_decision on decision_steps (decision_id);
-create table if not exists approvals (
-    decision_id text primary key, approved integer not null, at real not null
-);
-create table if not exists alerts (
-    fingerprint text not null, starts_at text not null, status text not null, document text not null,
-    first real not null, last real not null, times integer not null,
-    primary key (fingerprint, starts_at, status)
-);
-create index if not exists alerts_by_time on alerts (last);
-create table if not exists rollouts (
-    candidate text primary key, state text not null, changed real not null
-);
-create table if not exists loop_state (
-    name text primary key, value text not null
-);
-"""
-
-_MIGRATIONS = (_SCHEMA, _LOOP_SCHEMA)
-"""What brings a database of version n (SQLite's `user_version`) to n + 1."""
-
-
-@dataclass(frozen=True, slots=True)
-class RunRow:
-    """One run. Times are seconds since 1970, `ended` None while it goes on (or was killed)."""
-
-    id: str
-    lifecycle: str
-    state: str
-    exit_code: int | None
-    started: float
-    ended: float | None
-    pid: int
-    facts: Mapping[str, Scalar]
-
-
-@dataclass(frozen=True, slots=True)
-class AttemptRow:
-    """One attempt at a stage. `outputs` is the encoded record, None unless the state is done, cached or refused."""
-
-    run_id: str
-    stage: str
-    attempt: int
-    state: str
-    key: str
-    started: float
-    ended: float | None
-    peak_memory: int
-    outputs: Mapping[str, Any] | None
-    message: str
-    hint: str
-
-
-@dataclass(frozen=True, slots=True)
-class Decision:
-    """What the loop decided, and what became of it.
-
-    `at` is when it was decided and `changed` when its state last changed, in seconds since 1970. `numbers` are those that it was decided
-    by: the signal's value, its threshold, costs. `run_id` is the run that a retraining is done in, known before the run begins;
-    `revision` the one it is about.
-
-    States: `waiting` for approval; `acting`; `training` and then `rollout`, of a retraining; `scaled`, as long as the bounds are
-    changed. It has ended when it is `done`, `promoted`, `failed`, `refused` by a gate, `unchanged` (the same model again),
-    `rolled_back`, `rejected` by somebody, or `held`: the trigger fired, and a rule said not now.
-    """
-
-    id: str
-    at: float
-    trigger: str
-    action: str
-    state: str
-    reason: str
-    numbers: Mapping[str, Scalar]
-    run_id: str | None
-    revision: str | None
-    changed: float
+__all__ = ["AttemptRow", "Decision", "Journal", "RunRow"]
 
 
 class Journal:
@@ -138,8 +34,8 @@ class Journal:
             self._db.execute("pragma journal_mode=wal")
             self._db.execute("pragma synchronous=full")
             version: int = self._db.execute("pragma user_version").fetchone()[0]
-            for number in range(version, len(_MIGRATIONS)):
-                self._db.executescript(_MIGRATIONS[number])
+            for number in range(version, len(MIGRATIONS)):
+                self._db.executescript(MIGRATIONS[number])
                 self._db.execute(f"pragma user_version={number + 1}")
 
     def close(self) -> None:
@@ -342,6 +238,27 @@ class Journal:
                 "select at, state, reason from decision_steps where decision_id = ? order by rowid", (decision_id,)
             ).fetchall()
 
+    def steps_after(self, place: int, limit: int = 100) -> list[tuple[int, Decision]]:
+        """What decisions came to, after a place in the history of all of them, oldest first: each with its place, and with the state, the
+        reason and the time of then; all else as it is now."""
+        with self._translated():
+            rows = self._db.execute(
+                "select rowid, decision_id, at, state, reason from decision_steps where rowid > ? order by rowid limit ?",
+                (place, limit),
+            ).fetchall()
+        decisions = {decision_id: self.decision(decision_id) for _, decision_id, *_ in rows}
+        return [
+            (number, replace(found, changed=at, state=state, reason=reason))
+            for number, decision_id, at, state, reason in rows
+            if (found := decisions[decision_id]) is not None
+        ]
+
+    def newest_step(self) -> int:
+        """The place of the newest entry in the history of all decisions; 0 if there is none."""
+        with self._translated():
+            found: int = self._db.execute("select coalesce(max(rowid), 0) from decision_steps").fetchone()[0]
+        return found
+
     def approve(self, decision_id: str, approved: bool, now: float) -> None:
         """Keeps somebody's word about a decision that waits for it; the loop takes note at its next look. The last word counts."""
         self._write("insert or replace into approvals values (?, ?, ?)", decision_id, int(approved), now)
@@ -378,10 +295,10 @@ class Journal:
         return new
 
     def alerts(self, limit: int = 1000) -> list[tuple[str, str, str, str, float, int]]:
-        """The alerts that were told, the latest first: fingerprint, when it began, status, document, first told, how often."""
+        """The alerts that were told, the latest first: fingerprint, when it began, status, document, last told, how often."""
         with self._translated():
             return self._db.execute(
-                "select fingerprint, starts_at, status, document, first, times from alerts order by rowid desc limit ?",
+                "select fingerprint, starts_at, status, document, last, times from alerts order by rowid desc limit ?",
                 (limit,),
             ).fetchall()
 
