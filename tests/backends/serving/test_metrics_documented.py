@@ -1,4 +1,4 @@
-"""`docs/metrics.md` lists what `/metrics` gives: every metric with its type and its labels, and no other."""
+"""`docs/metrics.md` lists what `/metrics` of a service gives: every metric with its type and its labels, and no other."""
 
 from __future__ import annotations
 
@@ -20,7 +20,9 @@ GPU = {"gpu_memory_used_bytes": {"0": 1.0}, "gpu_memory_total_bytes": {"0": 2.0}
 
 
 def documented() -> Found:
-    rows = re.findall(r"^\| `(drivetrain_\w+)` \| (\w+) \| (.*?) \|", DOCS.read_text(), re.MULTILINE)
+    rows = re.findall(
+        r"^\| `(drivetrain_(?:gateway|replica)_\w+)` \| (\w+) \| (.*?) \|", DOCS.read_text(), re.MULTILINE
+    )
     return {name: (kind, set(re.findall(r"`(\w+)`", labels))) for name, kind, labels in rows}
 
 
