@@ -101,10 +101,11 @@ class Rollout:
     def advance(self, now: float) -> RolloutState:
         """One look at time `now` (seconds since 1970). Raises `ServingError` if the service does not answer, or the candidate did not take
         its traffic and is given another try; `advance` again then."""
+        champion = self._traffic.champion()
+        self._load(champion)
         kept = self._kept
         if kept is not None and kept.phase in _ENDED:
             return self.state()
-        champion = self._traffic.champion()
         if kept is None:
             self._begin(champion, now)
         elif kept.phase != "promoting" and champion != kept.champion:
@@ -118,8 +119,10 @@ class Rollout:
 
     def take_back(self, reason: str, now: float) -> RolloutState:
         """Ends it, whatever the evidence says; the champion answers everything. Raises `ServingError` if the service does not answer."""
+        champion = self._traffic.champion()
+        self._load(champion)
         if self._kept is None:
-            self._begin(self._traffic.champion(), now)
+            self._begin(champion, now)
         if self._now.phase not in (*_ENDED, "promoting"):
             self._keep(self._with(phase="rolling_back", reason=reason), now)
         self._traffic.revive()
@@ -140,7 +143,9 @@ class Rollout:
         return self._kept
 
     def _load(self, champion: str) -> None:
-        """What is in the journal, unless that was another rollout of the same candidate, which has ended."""
+        """What is in the journal, unless that was another rollout of the same candidate, which has ended. Each look begins with it: one
+        that could not be written down is as if it had not been."""
+        self._kept = None
         text = self._keeper.rollout(self._candidate)
         if text is None:
             return
@@ -236,7 +241,7 @@ class Rollout:
     def _keep(self, kept: _Kept, now: float) -> None:
         whole = {
             "plan": asdict(self._plan),
-            "kept": asdict(kept),
+            "kept": {name: getattr(kept, name) for name in _Kept.__slots__},
             "comparison": self._comparison.to_json(),
             "arms": self._arms.to_json(),
         }
