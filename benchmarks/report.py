@@ -140,13 +140,17 @@ def errors(found: Findings) -> list[str]:
 
 
 def write_json(path: Path, machine: Machine, findings: Mapping[str, Findings], rounds: int) -> None:
-    """Everything that was found, with the machine and every sample."""
+    """Everything that was found, with the machine and every sample. Of races that were not run, what the file holds is kept."""
+    taken = datetime.now(UTC).isoformat(timespec="seconds")
+    before = json.loads(path.read_text())["races"] if path.is_file() else {}
     content = {
-        "taken": datetime.now(UTC).isoformat(timespec="seconds"),
+        "taken": taken,
         "rounds": rounds,
         "machine": asdict(machine),
-        "races": {
+        "races": before
+        | {
             name: {
+                "taken": taken,
                 "targets": [{**asdict(t), "ratio": t.ratio, "verdict": t.verdict} for t in found.targets],
                 "measurements": [{**asdict(m), "median": m.median, "spread": m.spread} for m in found.measurements],
                 "notes": list(found.notes),

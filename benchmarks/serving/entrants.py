@@ -8,6 +8,7 @@ import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -39,11 +40,12 @@ class Model:
 def bin_of(peer: Peer) -> Path:
     """The `bin` directory of the peer's environment; PyTorch is seen from there, behind the peer's own packages."""
     place = install(peer)
-    torch = install(TORCH)
-    site = next((torch.parent / "lib").glob("python3*")) / "site-packages"
-    own = next((place.parent / "lib").glob("python3*")) / "site-packages"
-    (own / "bench-torch.pth").write_text(f"{site}\n")
+    (_site(place) / "bench-torch.pth").write_text(f"{_site(install(TORCH))}\n")
     return place
+
+
+def _site(place: Path) -> Path:
+    return next((place.parent / "lib").glob("python3*")) / "site-packages"
 
 
 @contextmanager
@@ -111,5 +113,11 @@ def bundle(model: Model, scratch: Path) -> Path:
 
 
 def own_variables(files: Path) -> Mapping[str, str]:
-    """What our own processes are given beside their environment."""
-    return {"PYTHONPATH": f"{HERE}:{BENCHMARKS.parent}", "BENCH_MODELS": str(files), "OMP_NUM_THREADS": "1"}
+    """What our own processes are given beside their environment; they see PyTorch as the peers do, behind their own packages."""
+    paths = [HERE, BENCHMARKS.parent]
+    if find_spec("torch") is None:
+        behind = files / "pytorch"
+        behind.mkdir(parents=True, exist_ok=True)
+        (behind / "sitecustomize.py").write_text(f"import sys\n\nsys.path.append({str(_site(install(TORCH)))!r})\n")
+        paths.append(behind)
+    return {"PYTHONPATH": ":".join(map(str, paths)), "BENCH_MODELS": str(files), "OMP_NUM_THREADS": "1"}
