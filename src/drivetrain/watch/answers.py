@@ -83,7 +83,7 @@ class Answers:
     def _read(self, event: Event, count: int) -> Sequence[Sequence[float]] | None:
         if len(event.body) > LARGEST:
             return None
-        form = protocol(event.path)
+        form = protocol(event.path, event.body)
         if form == "v2":
             return self._of_tensors(tensors.answer(event.content_type, event.body), count)
         return self._of_output(self._readers[form](event.body), count)
@@ -146,10 +146,11 @@ class Answers:
 
 
 def outcome_of(event: Event) -> str:
-    """What became of a request: `answered`, `refused` as not valid, or `failed`. Cog's answer to a prediction that failed is 200."""
+    """What became of a request: `answered`, `refused` as not valid, or `failed`. Cog's answer to a prediction that failed is 200; KServe's
+    logger tells no status, of answers alone."""
     if 400 <= event.status < 500 and event.status not in (408, 429, 499):
         return REFUSED
-    if not 200 <= event.status < 300 or (b'"failed"' in event.body and _has_failed(event.body)):
+    if not (200 <= event.status < 300 or event.status == 0) or (b'"failed"' in event.body and _has_failed(event.body)):
         return FAILED
     return ANSWERED
 

@@ -72,8 +72,8 @@ class Requests:
         body = event.body
         if len(body) > LARGEST:
             return TOO_LARGE, ()
-        form = protocol(event.path)
         try:
+            form = protocol(event.path, body)
             found = self._tensors(event) if form == "v2" else self._ways[form].read(body)
         except (*UNREADABLE, *tensors.REFUSED, KeyError):
             found = None
@@ -214,15 +214,27 @@ class _Ways:
         return None
 
 
-def protocol(path: str) -> str:
-    """`cog`, `v1` or `v2`: what a path is of. Raises `KeyError` for any other."""
+def protocol(path: str, body: bytes) -> str:
+    """`cog`, `v1` or `v2`: what a path is of; what a body is of where there is no path, as in the events of KServe's own logger. Raises
+    `KeyError` for any other path."""
     if path.startswith("/predictions"):
         return "cog"
     if path.startswith("/v2/"):
         return "v2"
     if path.startswith("/v1/"):
         return "v1"
+    if path in ("", "/"):
+        keys = body[:_HEAD]
+        return next((form for form, words in _WORDS if any(word in keys for word in words)), "v2")
     raise KeyError(path)
+
+
+_HEAD = 4096
+_WORDS = (
+    ("v1", (b'"instances"', b'"predictions"')),
+    ("v2", (b'"inputs"', b'"outputs"')),
+    ("cog", (b'"input"', b'"output"')),
+)
 
 
 def _decoder(*fields: tuple[str, Any] | tuple[str, Any, Any]) -> Callable[[bytes], Any]:
