@@ -16,6 +16,7 @@ from drivetrain.engines.triggers import Past, Policy, Situation, Verdict, Worth
 from drivetrain.errors import DrivetrainError, UsageError
 from drivetrain.journal import Decision, Journal
 from drivetrain.records import Scalar
+from drivetrain.watch.explain import spelled
 from drivetrain.watch.retraining import Trained
 
 PATIENCE = 600.0
@@ -309,11 +310,3 @@ def _past(decision: Decision, seen: Seen) -> Past:
         return at if at <= seen.now else min(at, seen.now if seen.set_back is None else seen.set_back)
 
     return Past(decision.trigger, decision.action, decision.state, seen_at(decision.at), seen_at(decision.changed))
-
-
-def spelled(seconds: float) -> str:
-    """A span in words: `45 s`, `10 min`, `2 h`, `3 d`."""
-    for unit, length in (("d", 86400.0), ("h", 3600.0), ("min", 60.0)):
-        if seconds >= length:
-            return f"{seconds / length:.3g} {unit}"
-    return f"{seconds:.3g} s"

@@ -1,0 +1,139 @@
+"""Each trigger in values and words: what it measures, where it stands, what would be done, and why."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+from drivetrain.definition.loop import Trigger
+from drivetrain.engines.rules import Alert, Rule
+from drivetrain.engines.series import SeriesStore
+from drivetrain.engines.triggers import Verdict
+from drivetrain.records import Scalar
+from drivetrain.watch.samples import Sample
+
+UNITS: Mapping[str, str] = {"latency": " s", "staleness": " s", "traffic": " requests a second", "new_data": " rows"}
+
+
+@dataclass(frozen=True, slots=True)
+class Explained:
+    """One trigger. `state` is `calm`, `pending`, `firing`, or `unknown` while its signal has no value; `since` when that state began, if
+    that is known. `outcome` is what would be done now: `nothing`, `act`, `ask` for approval, or `hold`, by the rule `rule` and until
+    `until`. Times are seconds since 1970; `hold` is in seconds."""
+
+    trigger: str
+    signal: str
+    action: str
+    value: float | None
+    comparison: str
+    threshold: float
+    clear: float | None
+    hold: float
+    state: str
+    since: float | None
+    outcome: str
+    rule: str
+    why: str
+    until: float | None
+
+
+def explain(
+    triggers: Iterable[Trigger], rules: Mapping[str, Rule], series: SeriesStore, samples: Sequence[Sample],
+    alerts: Mapping[str, Alert], verdicts: Mapping[str, Verdict], now: float,
+) -> list[Explained]:  # fmt: skip
+    """Every trigger as it is. `alerts` and `verdicts` are by the triggers' names; `samples` are the monitor's."""
+    return [
+        _explained(
+            trigger, value_of(trigger, rules[trigger.name], series, now), samples, alerts.get(trigger.name),
+            verdicts.get(trigger.name),
+        )
+        for trigger in triggers
+    ]  # fmt: skip
+
+
+def value_of(trigger: Trigger, rule: Rule, series: SeriesStore, now: float) -> float | None:
+    """What the trigger's signal is now; None if it has no value."""
+    found = [value for value in rule.signal.value(series, now).values() if not math.isnan(value)]
+    if not found:
+        return None
+    return max(found) if _is_above(trigger) else min(found)
+
+
+def _explained(
+    trigger: Trigger, value: float | None, samples: Sequence[Sample], alert: Alert | None, verdict: Verdict | None
+) -> Explained:
+    state = "unknown" if value is None else "calm"
+    words = measured(trigger, value, samples)
+    since = outcome = None
+    if alert is not None and alert.state != "resolved":
+        state, since = alert.state, alert.since
+        words = f"{words}, since {instant(alert.since)}"
+        if state == "pending":
+            words += f"; it has to hold for {spelled(trigger.hold.total_seconds())}"
+    rule, until = "", None
+    if verdict is not None:
+        outcome, rule, until = verdict.outcome, verdict.rule, verdict.until
+        if verdict.reason:
+            words += f"; not now: {verdict.reason}" + (f", until {instant(until)}" if until is not None else "")
+        elif outcome == "ask":
+            words += "; somebody has to approve it"
+    return Explained(
+        trigger.name, trigger.signal, trigger.action, value, "above" if _is_above(trigger) else "below", trigger.level,
+        trigger.clear, trigger.hold.total_seconds(), state, since, outcome or "nothing", rule, words, until,
+    )  # fmt: skip
+
+
+def measured(trigger: Trigger, value: float | None, samples: Sequence[Sample]) -> str:
+    """`drift of temp is 0.31, above 0.25`, or what it is else."""
+    if trigger.signal == "schedule":
+        return f"{trigger.cron} ({trigger.timezone}) is {'due' if value else 'not due'}"
+    if value is None:
+        return f"{trigger.signal} is not known yet"
+    side = "above" if _is_above(trigger) else "below"
+    beyond = value > trigger.level if _is_above(trigger) else value < trigger.level
+    limit = f"{side if beyond else 'not ' + side} {trigger.level:.4g}"
+    if trigger.signal != "drift":
+        return f"{trigger.signal} is {value:.4g}{UNITS.get(trigger.signal, '')}, {limit}"
+    moved = _moved(
+        trigger, "drivetrain_monitor_drift_significant" if value > 0 else "drivetrain_monitor_drift", samples
+    )
+    if moved is None:
+        return f"drift is {value:.4g}, {limit}"
+    where = f"{moved.labels['feature']} ({moved.labels['distance']})"
+    if value > 0:
+        return f"drift of {where} is {value:.4g}, {limit}"
+    return f"no drift is beyond chance; the largest is that of {where}, {moved.value:.4g}"
+
+
+def numbers(trigger: Trigger, value: float | None) -> dict[str, Scalar]:
+    """A decision's numbers."""
+    return {"signal": trigger.signal, "value": value, "threshold": trigger.level}
+
+
+def _moved(trigger: Trigger, metric: str, samples: Sequence[Sample]) -> Sample | None:
+    """The feature of the champion that has moved most, of those that the trigger looks at."""
+    found = [
+        one for one in samples
+        if one.name == metric and one.labels.get("role") == "champion"
+        and trigger.feature in (None, one.labels.get("feature"))
+    ]  # fmt: skip
+    return max(found, key=lambda one: one.value, default=None)
+
+
+def _is_above(trigger: Trigger) -> bool:
+    return trigger.signal == "schedule" or trigger.above is not None
+
+
+def instant(at: float) -> str:
+    """`2013-06-01 04:00 UTC`."""
+    return datetime.fromtimestamp(at, UTC).strftime("%Y-%m-%d %H:%M UTC")
+
+
+def spelled(seconds: float) -> str:
+    """A span in words: `45 s`, `10 min`, `2 h`, `3 d`."""
+    for unit, length in (("d", 86400.0), ("h", 3600.0), ("min", 60.0)):
+        if seconds >= length:
+            return f"{seconds / length:.3g} {unit}"
+    return f"{seconds:.3g} s"
