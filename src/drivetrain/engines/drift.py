@@ -10,8 +10,11 @@ makes a large one: an alarm needs both. n and m are the rows of reference and wi
     KS = sum |q - p| / 2                      (2 KS)^2 / (1/n + 1/m)  <=  chi2(B - 1) for categories: Cauchy and Schwarz
     missing, unseen                           Fisher's exact test of two shares
 
-The laws are those for large samples. Cells in which fewer than `LEAST` rows are expected are joined with their neighbours before,
-and each cell gets a pseudo-row in the reference's shares; then no law errs towards alarm (tests/engines/test_drift_alarms.py).
+These laws are for large samples. Before, cells in which fewer than `LEAST` rows are expected are joined with their neighbours. Even
+so the logarithms make too much of a rare cell that is overfull, and Pearson's form of the sum may make too much of it where
+Hellinger's does not, and the other way round for one that is empty. The p value is therefore the greatest of three that agree where
+rows are many: the distance's own, Pearson's and Hellinger's. Chance then exceeds no level from 0.05 down to 1e-6 more often than the
+level says; tests/engines/test_drift.py computes it, and test_drift_alarms.py draws it.
 """
 
 from __future__ import annotations
@@ -52,7 +55,7 @@ class FeatureDrift:
     value: float
     """The effect size: the distance, or by how much the share differs from the reference's (`unseen`: is above it)."""
     critical: float
-    """The effect size from which on it is significant; infinite where no difference would be."""
+    """The effect size below which it is not significant; infinite where no difference would be."""
     p_value: float
     """How often chance alone gives a value as large when nothing has drifted."""
     rows: int
@@ -168,14 +171,16 @@ def _distance(feature: Numeric | Categorical, counts: np.ndarray, distance: Dist
         return _NOTHING
     law = _LAWS[distance]
     p = expected / expected.sum()
-    pseudo = law.pseudo_rows * len(p)
+    pseudo = _PSEUDO_ROWS * len(p)
     q = (found + pseudo * p) / (size + pseudo)
     degrees = len(p) - 1
     statistic = law.statistic(p, q)
+    pooled = (expected + found) / (feature.size + size)
+    least = min(statistic, _hellinger(p, q), float(((q - p) ** 2 / pooled).sum()))
     return _Found(
         law.value(statistic),
         law.value(float(special.chdtri(degrees, alpha)) * noise),
-        float(special.chdtrc(degrees, statistic / noise)),
+        float(special.chdtrc(degrees, least / noise)),
     )
 
 
@@ -223,8 +228,10 @@ class _Law:
 
     statistic: Callable[[np.ndarray, np.ndarray], float]
     value: Callable[[float], float]
-    pseudo_rows: float
-    """Rows a cell that draw the window towards the reference: an empty cell has a logarithm too, and PSI's tail is tamed."""
+
+
+_PSEUDO_ROWS = 0.5
+"""Rows a cell that draw the window towards the reference, so that an empty cell has a logarithm too."""
 
 
 def _psi(p: np.ndarray, q: np.ndarray) -> float:
@@ -236,14 +243,18 @@ def _js(p: np.ndarray, q: np.ndarray) -> float:
     return 4.0 * float((special.rel_entr(p, middle) + special.rel_entr(q, middle)).sum())
 
 
+def _hellinger(p: np.ndarray, q: np.ndarray) -> float:
+    return 4.0 * float(((np.sqrt(q) - np.sqrt(p)) ** 2).sum())
+
+
 def _variation(p: np.ndarray, q: np.ndarray) -> float:
     return float(np.abs(q - p).sum()) ** 2
 
 
 _LAWS = {
-    "psi": _Law(_psi, lambda statistic: statistic, 1.0),
-    "js": _Law(_js, lambda statistic: min(1.0, math.sqrt(max(0.0, statistic) / (8.0 * math.log(2.0)))), 0.5),
-    "ks": _Law(_variation, lambda statistic: min(1.0, math.sqrt(statistic) / 2.0), 0.0),
+    "psi": _Law(_psi, lambda statistic: statistic),
+    "js": _Law(_js, lambda statistic: min(1.0, math.sqrt(max(0.0, statistic) / (8.0 * math.log(2.0))))),
+    "ks": _Law(_variation, lambda statistic: min(1.0, math.sqrt(statistic) / 2.0)),
 }
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import sys
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -38,13 +39,10 @@ class Numeric:
     """How many values of the reference are less than each edge."""
     bins: tuple[int, ...]
     """Positions in `edges` of the inner bin edges."""
+    size: int
+    """Rows with a finite number."""
     missing: int
-    """Rows without a finite number."""
-
-    @property
-    def size(self) -> int:
-        """Rows with a finite number."""
-        return self.below[-1] if self.below else 0
+    """Rows without one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,9 +168,14 @@ def tally(column: np.ndarray) -> Counter[str | None]:
 
 def _all_numbers(column: np.ndarray) -> bool:
     """Whether every value that is there is a number, and one is there."""
-    numeric = (int, float, np.number, np.bool_)
-    there = [value for value in column.tolist() if text_of(value) is not None]
-    return bool(there) and all(isinstance(value, numeric) for value in there)
+    numbers = (int, float, np.number, np.bool_)
+    found = False
+    for value in column.tolist():
+        if isinstance(value, numbers):
+            found = True
+        elif isinstance(value, str) or text_of(value) is not None:
+            return False
+    return found
 
 
 # the two kinds
@@ -182,11 +185,13 @@ def _numeric(column: np.ndarray, bins: int) -> Numeric:
     values = np.sort(column[np.isfinite(column)])
     size = len(values)
     if not size:
-        return Numeric((), (), (), len(column))
+        return Numeric((), (), (), 0, len(column))
     places = np.unique(np.arange(CELLS) * size // CELLS)
-    edges = np.unique(np.append(values[places], np.nextafter(values[-1], np.inf)))
+    beyond = min(math.nextafter(float(values[-1]), math.inf), sys.float_info.max)
+    edges = np.unique(np.append(values[places], beyond))
     below = np.searchsorted(values, edges, side="left")
-    return Numeric(tuple(edges.tolist()), tuple(below.tolist()), _cuts(np.diff(below), size / bins), len(column) - size)
+    cuts = _cuts(np.diff(below), size / bins)
+    return Numeric(tuple(edges.tolist()), tuple(below.tolist()), cuts, size, len(column) - size)
 
 
 def _cuts(cells: np.ndarray, least: float) -> tuple[int, ...]:

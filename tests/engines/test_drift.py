@@ -1,0 +1,224 @@
+"""Drift: effect sizes by their definitions, p values by the laws of chance."""
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy import special, stats
+from scipy.spatial.distance import jensenshannon
+
+from drivetrain.engines import drift
+from drivetrain.engines.drift import compare, corrected_alpha, shares
+from drivetrain.engines.reference import Categorical, Reference, reference_of
+from drivetrain.engines.sketches import Window
+
+DISTANCES = ("psi", "js", "ks")
+
+
+def _entries(reference_column, live_column, distance="psi", alpha=1e-3):
+    reference = reference_of({"x": reference_column})
+    window = Window(reference)
+    window.add({"x": live_column}, len(live_column))
+    return {entry.distance: entry for entry in compare(reference, window, distance, alpha)}
+
+
+def _normal(rows: int, seed: int, shift: float = 0.0) -> np.ndarray:
+    return np.random.default_rng(seed).normal(shift, 1.0, rows)
+
+
+def _categories(known: list[int], live: list[int], distance: str, alpha: float = 1e-3):
+    names = tuple(f"v{n}" for n in range(len(known)))
+    reference = Reference({"x": Categorical(names, tuple(known), 0, 0)}, sum(known))
+    window = Window(reference)
+    column = np.repeat(np.array(names, object), live)
+    window.add({"x": column}, len(column))
+    return compare(reference, window, distance, alpha)[0]
+
+
+# effect sizes
+
+
+def test_psi_and_js_are_those_of_the_textbook_where_rows_are_many():
+    known, live = [40_000, 30_000, 20_000, 10_000], [30_000, 30_000, 22_000, 18_000]
+    p, q = np.array(known) / sum(known), np.array(live) / sum(live)
+    assert _categories(known, live, "psi").value == pytest.approx(((q - p) * np.log(q / p)).sum(), rel=1e-3)
+    assert _categories(known, live, "js").value == pytest.approx(jensenshannon(p, q, base=2), rel=1e-3)
+    assert _categories(known, live, "ks").value == pytest.approx(np.abs(p - q).sum() / 2, rel=1e-3)
+
+
+def test_ks_is_the_largest_difference_of_the_two_distribution_functions_to_a_cell_of_the_grid():
+    reference, live = _normal(4000, 1), _normal(3000, 2, 0.2)
+    found = _entries(reference, live, "ks")["ks"]
+    exact = stats.ks_2samp(reference, live)
+    assert exact.statistic - 1 / 500 <= found.value <= exact.statistic
+    assert math.log(found.p_value) == pytest.approx(math.log(exact.pvalue), rel=0.05)
+
+
+def test_a_feature_that_does_not_move_has_no_drift_and_one_that_is_elsewhere_has_all_of_it():
+    reference = _normal(5000, 1)
+    assert _entries(reference, reference, "js")["js"].value == pytest.approx(0.0, abs=1e-9)
+    # A tenth of the reference is in the last bin too, whose upper end is open.
+    assert _entries(reference, reference + 100.0, "js")["js"].value > 0.85
+    assert _entries(reference, reference + 100.0, "ks")["ks"].value == 1.0
+
+
+@given(st.lists(st.integers(0, 300), min_size=2, max_size=8), st.sampled_from(DISTANCES))
+def test_distances_are_finite_and_never_negative_whatever_the_counts_are(live, distance):
+    found = _categories([100] * len(live), live, distance)
+    assert 0.0 <= found.value < math.inf
+    assert 0.0 <= found.p_value <= 1.0
+
+
+def test_a_constant_feature_that_takes_another_value_is_unseen():
+    found = _entries(np.zeros(1000), np.full(200, 5.0))
+    assert found["unseen"].value == pytest.approx(1.0, abs=0.01)
+    assert found["unseen"].significant
+
+
+def test_a_new_category_is_unseen_and_drifts():
+    reference = np.array(["a", "b"] * 500, object)
+    found = _entries(reference, np.array(["a", "b", "new", "new"] * 50, object))
+    assert found["unseen"].unseen == 0.5
+    assert found["unseen"].significant
+    assert found["psi"].significant
+
+
+def test_a_rise_and_a_fall_of_the_missing_rate_are_both_significant():
+    gaps = np.where(np.arange(4000) % 10 == 0, np.nan, 1.0)
+    more, none = np.where(np.arange(400) % 3 == 0, np.nan, 1.0), np.ones(400)
+    for live, share in ((more, 134 / 400), (none, 0.0)):
+        found = _entries(gaps, live)["missing"]
+        assert found.significant
+        assert (found.missing, found.reference_missing) == (pytest.approx(share), pytest.approx(0.1))
+        assert found.value == pytest.approx(abs(share - 0.1))
+
+
+# significance
+
+
+@pytest.mark.parametrize("distance", DISTANCES)
+def test_a_tiny_shift_of_many_rows_is_significant_but_small_and_a_large_one_of_few_rows_is_neither_hidden_nor_certain(
+    distance,
+):
+    many = _entries(_normal(200_000, 1), _normal(200_000, 2, 0.03), distance)[distance]
+    assert many.significant
+    assert many.value < {"psi": 0.01, "js": 0.05, "ks": 0.05}[distance]
+    few = _entries(_normal(200_000, 1), _normal(30, 2, 0.3), distance)[distance]
+    assert not few.significant
+    assert few.value > {"psi": 0.01, "js": 0.05, "ks": 0.05}[distance]
+
+
+@pytest.mark.parametrize("distance", DISTANCES)
+@pytest.mark.parametrize("shift", [0.0, 0.05, 0.1, 0.3])
+def test_below_the_critical_value_nothing_is_significant(distance, shift):
+    for entry in _entries(_normal(3000, 1), _normal(2000, 2, shift), distance).values():
+        assert entry.significant == (entry.p_value < 1e-3)
+        assert not entry.significant or entry.value >= entry.critical
+
+
+@given(st.integers(0, 40), st.integers(1, 60), st.integers(0, 40), st.integers(1, 60))
+def test_two_shares_are_compared_by_fishers_exact_test(count, rows, known, known_rows):
+    count, known = min(count, rows), min(known, known_rows)
+    exact = stats.fisher_exact([[count, rows - count], [known, known_rows - known]], alternative="greater").pvalue
+    ours = drift._tail(count, rows, known, known_rows)
+    if count * known_rows > known * rows:
+        assert ours == pytest.approx(exact, rel=1e-9)
+    else:
+        assert ours == 1.0
+
+
+def test_fishers_test_is_exact_for_millions_of_rows():
+    found = drift._tail(10_500, 1_000_000, 100_000, 10_000_000)
+    exact = stats.hypergeom.sf(10_499, 11_000_000, 110_500, 1_000_000)
+    assert found == pytest.approx(exact, rel=1e-6)
+
+
+@given(st.integers(1, 400), st.integers(0, 60), st.integers(60, 2000))
+def test_the_critical_share_is_the_least_that_is_significant(rows, known, known_rows):
+    found = drift._more(0, rows, known, known_rows, 0.01)
+    counts = np.arange(rows + 1)
+    significant = [k for k in counts if drift._tail(int(k), rows, known, known_rows) < 0.01]
+    expected = min(significant) / rows - known / known_rows if significant else math.inf
+    assert found.critical == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("distance", ["psi", "js"])
+@pytest.mark.parametrize("expected", [10, 20, 50])
+@pytest.mark.parametrize(("known", "rows"), [(100_000, 1000), (5000, 300), (1000, 1000)])
+def test_two_cells_one_of_them_rare_exceed_no_level_more_often_than_it_says(distance, expected, known, rows):
+    """Not drawn but summed: every pair of counts with its binomial probability."""
+    share = expected / rows
+    likely = stats.binom.pmf(np.arange(known + 1), known, share)
+    levels = np.array([0.05, 1e-2, 1e-3, 1e-4, 1e-5, 1e-6])
+    live = np.arange(min(rows, expected * 5 + 60) + 1)
+    chances = stats.binom.pmf(live, rows, share)
+    exceeded, weight = np.zeros(len(levels)), 0.0
+    least, most = (int(stats.binom.ppf(x, known, share)) for x in (1e-9, 1 - 1e-9))
+    for count in np.unique(np.linspace(least, most, 13).astype(int)).tolist():
+        values = [_two_cells(known, count, rows, k, distance) for k in live.tolist()]
+        exceeded += likely[count] * np.array([chances[np.array(values) < level].sum() for level in levels])
+        weight += likely[count]
+    assert (exceeded / weight <= levels * 1.05).all()
+
+
+def _two_cells(known: int, count: int, rows: int, found: int, distance: str) -> float:
+    feature = Categorical(("a", "b"), (known - count, count), 0, 0)
+    return drift._distance(feature, np.array([rows - found, found, 0]), distance, 1e-3).p_value
+
+
+@pytest.mark.parametrize("distance", ["psi", "js"])
+def test_ten_bins_follow_chi2(distance):
+    draw = np.random.default_rng(3)
+    known, rows = 10_000, 2000
+    feature = Categorical(tuple("abcdefghij"), (known // 10,) * 10, 0, 0)
+    # Bins at the reference's own quantiles hold equal counts; what varies is what they hold of the truth.
+    truth = draw.dirichlet(np.full(10, known / 10), size=3000)
+    values = [drift._distance(feature, np.append(draw.multinomial(rows, p), 0), distance, 0.05).p_value for p in truth]
+    assert special.kolmogorov(stats.kstest(values, "uniform").statistic * math.sqrt(len(values))) > 1e-3
+
+
+# windows with nothing in them
+
+
+def test_a_window_without_rows_and_a_feature_without_values_have_no_drift():
+    reference = reference_of({"x": np.arange(100.0), "void": np.full(100, np.nan)})
+    window = Window(reference)
+    assert all(
+        not e.significant and e.p_value == 1.0 and e.value == 0.0 for e in compare(reference, window, "psi", 0.05)
+    )
+    window.add({"x": np.arange(50.0), "void": np.ones(50)}, 50)
+    found = {(entry.feature, entry.distance): entry for entry in compare(reference, window, "psi", 0.05)}
+    assert found["void", "missing"].significant
+    assert not found["void", "psi"].significant
+
+
+def test_a_feature_that_is_missing_in_the_whole_window_says_so():
+    found = _entries(_normal(1000, 1), np.full(300, np.nan))
+    assert found["missing"].missing == 1.0
+    assert found["missing"].significant
+    assert found["psi"].rows == 0
+    assert found["psi"].value == 0.0
+
+
+# levels and pictures
+
+
+def test_the_level_shares_out_the_false_alarms_of_a_day():
+    assert corrected_alpha(0.05, 20, 3600.0) == pytest.approx(0.05 / (20 * 3 * 24))
+    assert corrected_alpha(0.05, 1, 7 * 86_400.0) == pytest.approx(0.05 / 3)
+    assert corrected_alpha(1e6, 1, 3600.0) == 0.5
+
+
+def test_the_shares_of_a_picture_add_up_and_have_a_label_each():
+    reference = reference_of({"x": _normal(1000, 1), "c": np.array(["a", "b"] * 500, object)})
+    window = Window(reference)
+    window.add({"x": _normal(100, 2), "c": np.array(["a", "z"] * 50, object)}, 100)
+    seen = shares(reference, window, "x")
+    assert len(seen.labels) == len(seen.reference) == len(seen.live) == 10
+    assert sum(seen.reference) == pytest.approx(1.0)
+    assert sum(seen.live) == pytest.approx(1.0)
+    words = shares(reference, window, "c")
+    assert words.labels == ("a", "b", "others")
+    assert words.live == (0.5, 0.0, 0.5)
