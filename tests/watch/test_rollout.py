@@ -106,11 +106,14 @@ class World:
         for place in range(int(position or 0), len(self.events)):
             yield str(place + 1), self.events[place]
 
+    def newest(self) -> Position | None:
+        return str(max(0, len(self.events) - 5))
+
     def answers(self, now: float, count: int = 200) -> None:
         """So many requests, answered as the traffic is at that time."""
         random = np.random.default_rng(len(self.events))
         for place in range(count):
-            theirs = place % 100 < self.percent
+            theirs = (place + 1) * self.percent // 100 > place * self.percent // 100
             arms = [CANDIDATE if theirs else CHAMPION] + ([CANDIDATE] if self.shadowed else [])
             for arm in arms:
                 fails = arm == CANDIDATE and random.random() < self.failing
@@ -156,13 +159,18 @@ def test_a_good_candidate_goes_from_shadow_over_each_share_to_the_whole(world: W
     assert opened(world).advance(5000.0) == state
 
 
-def test_a_candidate_that_fails_or_is_slow_is_taken_back_while_it_is_the_shadow(tmp_path: Path) -> None:
-    for place, (about, reason) in enumerate([({"failing": 0.3}, "failed"), ({"slower": 4.0}, "slower")]):
+def test_one_that_fails_is_taken_back_as_a_shadow_one_that_is_slow_once_callers_wait_for_it(tmp_path: Path) -> None:
+    for place, (about, reason, moves) in enumerate(
+        [
+            ({"failing": 0.3}, "failed", [("shadow", 0), ("restore", 0)]),
+            ({"slower": 4.0}, "slower", [("shadow", 0), ("share", 10), ("restore", 0)]),
+        ]
+    ):
         world = World(Journal(tmp_path / f"{place}.db"), **about)
         state = carried_out(world)
         assert (state.state, world.served, world.percent) == ("rolled_back", CHAMPION, 0)
         assert reason in state.reason
-        assert world.moves == [("shadow", 0), ("restore", 0)]
+        assert world.moves == moves
 
 
 def test_copies_that_the_shadow_was_too_busy_for_do_not_count(world: World) -> None:

@@ -77,11 +77,6 @@ class Evidence:
         """What shows that the candidate is worse."""
         return next((each for each in (self.failures, self.latency, self.quality) if each.harmful), None)
 
-    @property
-    def no_worse(self) -> bool:
-        """Whether what promotion asks for is shown."""
-        return self.failures.no_worse and self.latency.no_worse
-
 
 class Comparison:
     """The evidence so far, in little memory: `to_json` is a few kilobytes."""
@@ -98,7 +93,8 @@ class Comparison:
         self._sums = [0.0, 0.0]
 
     def add(self, candidate: np.ndarray, failed: np.ndarray, took: np.ndarray) -> None:
-        """More answers in order: whether each is the candidate's, whether it failed, and its latency in seconds."""
+        """More answers in order: whether each is the candidate's, whether it failed, and its latency in seconds, NaN where it does
+        not count."""
         if len(candidate) == 0:
             return
         for arm in (0, 1):
@@ -229,8 +225,8 @@ def decide(plan: Plan, standing: Standing, evidence: Evidence, now: float) -> Mo
         return Move("roll_back", words(harm, plan))
     last = plan.steps[standing.step + 1] == 100
     time, needed = (plan.shadow if standing.step < 0 else plan.step_time), plan.step_requests
-    if now - standing.entered >= time and standing.answers >= needed and (evidence.no_worse or not last):
-        return Move("promote", _shown(evidence)) if last else Move("step", "nothing says that it is worse")
+    if now - standing.entered >= time and standing.answers >= needed and (_shown(plan, evidence) or not last):
+        return Move("promote", _no_worse(plan, evidence)) if last else Move("step", "nothing says that it is worse")
     if now - standing.started >= plan.limit:
         return Move("roll_back", f"undecided after {plan.limit:g} s: {_missing(plan, standing, evidence)}")
     return Move("stay", _missing(plan, standing, evidence))
@@ -256,19 +252,25 @@ def words(judged: Judged, plan: Plan) -> str:
     )
 
 
-def _shown(evidence: Evidence) -> str:
-    return f"no worse over {evidence.failures.count} answers: {_p_values(evidence)}"
+def _shown(plan: Plan, evidence: Evidence) -> bool:
+    """Whether what promotion asks for is shown. Latencies are compared where both arms answer callers, so in steps alone."""
+    return evidence.failures.no_worse and (evidence.latency.no_worse or plan.steps[0] == 100)
 
 
-def _p_values(evidence: Evidence) -> str:
-    return f"failures p = {evidence.failures.p_worse:.2g}, latency p = {evidence.latency.p_worse:.2g}"
+def _no_worse(plan: Plan, evidence: Evidence) -> str:
+    return f"no worse over {evidence.failures.count} answers: {_p_values(plan, evidence)}"
+
+
+def _p_values(plan: Plan, evidence: Evidence) -> str:
+    latency = f", latency p = {evidence.latency.p_worse:.2g}" if plan.steps[0] < 100 else ""
+    return f"failures p = {evidence.failures.p_worse:.2g}{latency}"
 
 
 def _missing(plan: Plan, standing: Standing, evidence: Evidence) -> str:
     if standing.answers < plan.step_requests:
         return f"{standing.answers} of {plan.step_requests} answers of the candidate in this step"
-    if plan.steps[standing.step + 1] == 100 and not evidence.no_worse:
-        return f"not yet shown to be no worse ({_p_values(evidence)}, wanted {plan.alpha:g})"
+    if plan.steps[standing.step + 1] == 100 and not _shown(plan, evidence):
+        return f"not yet shown to be no worse ({_p_values(plan, evidence)}, wanted {plan.alpha:g})"
     return "the step's time is not over"
 
 

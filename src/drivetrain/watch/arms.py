@@ -86,7 +86,11 @@ class Arms:
         self, source: Source, position: Position | None, comparison: Comparison, *, since: float, shadow: bool
     ) -> Position | None:
         """Adds what came after `position` to the comparison; the position after it. What happened before `since` is passed over, and so
-        are copies that a shadow was too busy for."""
+        are copies that a shadow was too busy for.
+
+        Of a shadow no latencies count: callers wait for the champion before they ask again, and for the copies nobody waits, so that
+        these queue up where the champion's requests never do.
+        """
         events = iter(source.after(position))
         while portion := list(itertools.islice(events, _PORTION)):
             position = portion[-1][0]
@@ -102,7 +106,8 @@ class Arms:
         ]  # fmt: skip
         failed = np.array([outcome_of(event) != ANSWERED for event in answers], dtype=bool)
         candidate = np.array([self._arms[event.revision] == 1 for event in answers], dtype=bool)
-        comparison.add(candidate, failed, np.array([event.took for event in answers], dtype=float))
+        took = np.array([math.nan if shadow else event.took for event in answers], dtype=float)
+        comparison.add(candidate, failed, took)
         if self._losses is not None:
             self._remember(answers, self._losses)
             labels = [event for event in events if event.type == FEEDBACK]

@@ -164,7 +164,8 @@ class Rollout:
         phase, reason = ("shadow" if plan.first < 0 else "step"), "it has begun"
         if champion == self._candidate:
             phase, reason = "promoted", "it is the champion already"
-        self._keep(_Kept(champion, now, now, plan.first, phase, reason), now)
+        position = self._source.newest()
+        self._keep(_Kept(champion, now, now, plan.first, phase, reason, position=position), now)
 
     def _look(self, now: float) -> None:
         """Reads what is new, decides, and writes both down."""

@@ -25,6 +25,10 @@ class Source(Protocol):
         """The events after a position (all of them without one), each with the position after it, up to the newest."""
         ...
 
+    def newest(self) -> Position | None:
+        """A position shortly before the newest event, for who is interested in what comes; None where there is none yet."""
+        ...
+
 
 class Log:
     """A capture log in a directory, which need not exist yet."""
@@ -40,6 +44,10 @@ class Log:
     def after(self, position: Position | None) -> Iterator[tuple[Position, Event]]:
         """See `Source`. Raises `ValueError` for what is no position."""
         return captured.read(self._directory, position)
+
+    def newest(self) -> Position | None:
+        """See `Source`."""
+        return captured.newest(self._directory)
 
 
 class Merged:
@@ -64,6 +72,10 @@ class Merged:
         for _, place, after, event in heapq.merge(*streams, key=lambda found: found[0]):
             parts[place] = after
             yield "|".join(part or "" for part in parts), event
+
+    def newest(self) -> Position | None:
+        """See `Source`."""
+        return "|".join(source.newest() or "" for source in self._sources)
 
 
 def _numbered(place: int, events: Iterator[tuple[Position, Event]]) -> Iterator[tuple[float, int, Position, Event]]:

@@ -15,7 +15,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from drivetrain.backends.serving.gateway.captured import find, read
+from drivetrain.backends.serving.gateway.captured import find, newest, read
 from drivetrain.backends.serving.gateway.events import FEEDBACK, REQUEST, RESPONSE, Event, head
 from drivetrain.backends.serving.gateway.segments import MARKER, START, Segments, numbers, packed, path_of
 
@@ -174,6 +174,18 @@ def test_positions_are_texts_that_order_as_events_do_and_can_be_resumed_from_any
         assert [found for _, found in read(tmp_path, position)] == events[place + 1 :]
     with pytest.raises(ValueError, match="no position"):
         next(read(tmp_path, "yesterday"))
+
+
+def test_a_reader_of_what_comes_begins_shortly_before_the_newest_event(tmp_path: Path) -> None:
+    assert newest(tmp_path / "none") is None
+    few = [event(number) for number in range(3)]
+    write(tmp_path / "few", few)
+    assert [found for _, found in read(tmp_path / "few", newest(tmp_path / "few"))] == few
+    many = [event(number, b"x" * 5000) for number in range(1000)]
+    write(tmp_path / "many", many, segment=1 << 26)
+    found = [entry for _, entry in read(tmp_path / "many", newest(tmp_path / "many"))]
+    assert 100 < len(found) < 250
+    assert found == many[-len(found) :]
 
 
 def test_a_new_writer_starts_a_new_segment_and_a_torn_tail_stays_behind(tmp_path: Path) -> None:

@@ -57,6 +57,20 @@ def read(directory: Path, position: Position | None = None) -> Iterator[tuple[Po
             return
 
 
+def newest(directory: Path) -> Position | None:
+    """A position at most a megabyte before the newest event, found without reading what comes before; None if there is no log yet."""
+    present = numbers(directory)
+    if not present:
+        return None
+    try:
+        with _File(path_of(directory, present[-1])) as file:
+            offset = max(START, os.fstat(file.handle).st_size - _CHUNK)
+            found = file.search(offset) if offset > START and file.marker is not None else START
+    except FileNotFoundError:
+        return None
+    return f"{present[-1]:012d}:{offset if found is None else found:012d}"
+
+
 def find(directory: Path, event_id: str) -> list[Event]:
     """The request, the answer and the labels of a prediction, in the order in which they were written; newest segments first, and
     no older ones once the request is found."""
