@@ -1,0 +1,202 @@
+"""The loop put together, on a project whose service is stopped: what it sees, what it says, and who may look."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+
+from drivetrain.errors import SystemFault
+from drivetrain.watch import loop as loops
+from drivetrain.watch.alerts import read
+from drivetrain.watch.loop import Loop, document, open_loop
+from drivetrain.watch.retraining import Retrainings
+from tests.watch import projects
+
+NOON = datetime(2013, 6, 1, 12, tzinfo=UTC).timestamp()
+HOUR = 3600.0
+MORE = """\
+triggers:
+  - {name: drifted, signal: drift, above: 0.25, hold: 1h}
+  - {name: slow, signal: latency, above: 50ms, action: rollback}
+  - {name: hourly, signal: schedule, cron: "0 * * * *", timezone: Europe/Berlin, action: notify, cooldown: 1s, weekly_cap: 1000}
+"""
+Opened = Callable[..., Loop]
+
+
+class Clock:
+    def __init__(self, now: float = NOON) -> None:
+        self.now = now
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def wine(tmp_path: Path) -> Path:
+    projects.watched(tmp_path / "wine", MORE)
+    return tmp_path / "wine"
+
+
+def alert(name: str, status: str, began: str = "2013-06-01T11:00:00Z") -> list[tuple[str, str, str, str]]:
+    labels = {"alertname": name, "service": "wine"}
+    told = {"status": status, "labels": labels, "startsAt": began, "fingerprint": name, "annotations": {"value": "0.4"}}
+    return read(json.dumps({"version": "4", "alerts": [told]}).encode(), "wine", {name}).alerts
+
+
+def test_a_schedule_is_acted_upon_each_time_that_it_is_due_and_made_up_for_once(wine: Path, clock: Clock) -> None:
+    with open_loop(projects.opened(wine), clock) as loop:
+        assert loop.tick() == [], "what was due before anybody looked is not made up for"
+        clock.now += HOUR
+        (decision,) = loop.tick()
+        assert (decision.id, decision.state) == ("20130601-130000-hourly", "done")
+        assert decision.reason == "0 * * * * (Europe/Berlin) is due"
+        assert loop.tick() == []
+    clock.now += 10 * HOUR + 90
+    with open_loop(projects.opened(wine), clock) as loop:
+        assert [found.trigger for found in loop.tick()] == ["hourly"]
+        assert loop.tick() == []
+
+
+def test_without_a_champion_nothing_is_decided(tmp_path: Path, clock: Clock) -> None:
+    with open_loop(projects.opened(projects.write(tmp_path / "wine", MORE)), clock) as loop:
+        loop.tick()
+        clock.now += HOUR
+        assert loop.tick() == []
+        assert loop.looked is not None
+        assert loop.looked.champion is None
+
+
+def test_a_rehearsal_explains_each_trigger_and_writes_no_decision(wine: Path, clock: Clock) -> None:
+    with open_loop(projects.opened(wine), clock) as loop:
+        loop.tick()
+    clock.now += HOUR
+    opened = projects.opened(wine)
+    with open_loop(opened, clock) as loop:
+        found = json.loads(json.dumps(document(loop.rehearse())))
+    assert opened.journal.decisions() == []
+    by_name = {one["trigger"]: one for one in found["triggers"]}
+    drifted, slow, hourly = (by_name[name] for name in ("drifted", "slow", "hourly"))
+    assert (drifted["value"], drifted["threshold"], drifted["comparison"], drifted["hold"]) == (
+        None,
+        0.25,
+        "above",
+        HOUR,
+    )
+    assert (drifted["state"], drifted["outcome"], drifted["why"]) == ("unknown", "nothing", "drift is not known yet")
+    assert (slow["threshold"], slow["state"]) == (0.05, "unknown")
+    assert (hourly["value"], hourly["state"], hourly["outcome"], hourly["action"]) == (1.0, "firing", "act", "notify")
+
+
+def test_nobody_else_may_watch_meanwhile(wine: Path, clock: Clock) -> None:
+    with open_loop(projects.opened(wine), clock), pytest.raises(SystemFault, match=r"watched already \(process \d+\)"):
+        open_loop(projects.opened(wine), clock)
+    open_loop(projects.opened(wine), clock).close()
+
+
+def test_a_clock_that_was_set_back_is_said_once_and_nothing_waits_until_it_has_caught_up(
+    wine: Path, clock: Clock
+) -> None:
+    opened = projects.opened(wine)
+    with open_loop(opened, clock) as loop:
+        clock.now += 400 * 24 * HOUR
+        loop.tick()
+        clock.now += HOUR
+        assert len(loop.tick()) == 1
+        clock.now = NOON
+        assert loop.tick() == []
+        clock.now += HOUR
+        assert len(loop.tick()) == 1
+    said = [text for stage, _, text in opened.journal.events("loop") if stage == "clock"]
+    assert said == ["the clock was set back by 400 d; rests go on from now"]
+
+
+def test_a_clock_that_leaps_ahead_does_not_let_an_alert_hold(
+    wine: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    steady = Clock(0.0)
+    monkeypatch.setattr(loops.time, "time", clock)
+    monkeypatch.setattr(loops.time, "monotonic", steady)
+    opened = projects.opened(wine)
+    with Loop(opened, clock, patient=False) as loop:
+        loop.tick()
+        pending = {
+            "trigger": "drifted",
+            "fingerprint": "f",
+            "state": "pending",
+            "at": clock.now,
+            "value": 0.3,
+            "labels": {},
+        }
+        state = {"drifted": [pending | {"since": clock.now - 60.0}]}
+        loop._evaluator = loops.Evaluator.from_json(list(loop._rules.values()), state)
+        clock.now, steady.now = clock.now + 30, 30.0
+        assert loop._see_clock(clock.now) is None
+        assert loop._evaluator.to_json()["drifted"][0]["since"] == NOON - 60
+        clock.now, steady.now = clock.now + 24 * HOUR, 60.0
+        loop._see_clock(clock.now)
+        assert loop._evaluator.to_json()["drifted"][0]["since"] == NOON - 60 + 24 * HOUR - 30
+    assert [stage for stage, _, _ in opened.journal.events("loop")] == ["clock"]
+
+
+def test_what_alertmanager_tells_is_acted_upon(wine: Path, clock: Clock) -> None:
+    opened = projects.opened(wine)
+    with open_loop(opened, clock) as loop:
+        opened.journal.see_alerts(alert("slow", "firing"), clock.now)
+        (decision,) = loop.tick()
+        assert (decision.trigger, decision.action, decision.state) == ("slow", "rollback", "failed")
+        assert decision.reason.startswith("no other revision has served yet")
+        assert (decision.numbers["value"], decision.numbers["threshold"]) == (0.4, 0.05)
+        clock.now += 30
+        assert loop.tick() == [], "it fires still, and has been acted upon"
+        assert loop.looked is not None
+        assert {one.trigger: one.rule for one in loop.looked.triggers}["slow"] == "cooldown"
+
+
+def test_with_prometheus_as_the_evaluator_only_alertmanager_is_heeded(tmp_path: Path, clock: Clock) -> None:
+    opened = projects.watched(tmp_path / "wine", MORE + "loop: {evaluator: prometheus}")
+    with open_loop(opened, clock) as loop:
+        loop.tick()
+        clock.now += HOUR
+        assert loop.tick() == []
+        opened.journal.see_alerts(alert("hourly", "firing"), clock.now)
+        assert [(found.trigger, found.state) for found in loop.tick()] == [("hourly", "done")]
+
+
+def test_what_it_measures_is_told_as_prometheus_reads_it(wine: Path, clock: Clock) -> None:
+    with open_loop(projects.opened(wine), clock) as loop:
+        loop.tick()
+        clock.now += HOUR
+        loop.tick()
+        assert loop.looked is not None
+        text = loop.looked.text
+    assert 'drivetrain_monitor_schedule_due{service="wine",trigger="hourly"} 1.0' in text
+    assert 'drivetrain_loop_firing{service="wine",trigger="hourly"} 1.0' in text
+    assert 'drivetrain_loop_firing{service="wine",trigger="slow"} 0.0' in text
+    assert f'drivetrain_loop_looked_timestamp_seconds{{service="wine"}} {clock.now!r}' in text
+
+
+def test_a_retraining_of_a_patient_loop_is_over_when_the_look_is(
+    tmp_path: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With a process that cannot even read its definition; what a run makes of it is tested where runs are."""
+    opened = projects.watched(tmp_path / "wine", 'triggers: [{name: daily, signal: schedule, cron: "0 0 * * *"}]')
+    (opened.root / "drivetrain.yaml").write_text("name: wine\nnothing: else\n")
+    begun = []
+    begin = Retrainings._begin
+    monkeypatch.setattr(Retrainings, "_begin", lambda self, *a, **k: begun.append(a[0]) or begin(self, *a, **k))
+    with open_loop(opened, clock, patient=True) as loop:
+        loop.tick()
+        clock.now += 24 * HOUR
+        (decision,) = loop.tick()
+    assert (decision.state, begun) == ("failed", [decision.run_id])
+    assert "the definition" in decision.reason
+    assert "nothing is retrained for 1 h" in decision.reason
