@@ -32,7 +32,10 @@ MOST_HALVES_BYTES = 64 * 1024**2
 # What sets the events of one prediction apart: any numbers that differ in many bits.
 _SALT = {REQUEST: 0, RESPONSE: 0x9E3779B97F4A7C15, FEEDBACK: 0xC2B2AE3D27D4EB4F}
 
-_revision_identity = lru_cache(1024)(identity)
+
+@lru_cache(1024)
+def _revision_identity(revision: str) -> int:
+    return identity("revision", revision)  # so that no id of a prediction is one
 
 
 @dataclass(frozen=True, slots=True)

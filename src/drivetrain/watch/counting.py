@@ -76,13 +76,14 @@ def _kept(
     pairs: Sequence[Pair], subject: Subject, columns: Columns, predictions: np.ndarray
 ) -> Iterable[tuple[Kept, float]]:
     sliced = [name for name in subject.watched.slices if name in columns.values]
-    usable = np.isfinite(predictions).all(axis=1)
+    usable = np.isfinite(predictions).all(axis=1).tolist()
+    raw, width = predictions.astype("<f8").tobytes(), 8 * subject.answers.width
     end = 0
     for pair, rows in zip(pairs, columns.rows.tolist(), strict=True):
         start, end = end, end + rows
         if not rows:
             continue
-        here = predictions[start:end].ravel() if rows <= MOST_ROWS and usable[start:end].all() else predictions[:0, 0]
+        here = raw[start * width : end * width] if rows <= MOST_ROWS and all(usable[start:end]) else b""
         slices = [
             {name: text_of(columns.values[name][row]) or "" for name in sliced} for row in range(start, end) if sliced
         ]

@@ -74,7 +74,7 @@ class Labels:
         joining = Joining()
         kept: list[Kept] = []
         for one, before in predictions:
-            if len(one.predictions) == 0 or not in_sample(one.identity, self.level):
+            if not one.predictions or not in_sample(one.identity, self.level):
                 joining.outcomes["prediction", "left_out"] += 1
                 continue
             kept.append(one)
@@ -132,7 +132,7 @@ class Labels:
                 continue
             rows = len(values)
             entry = joining.found.setdefault((one.revision, start), Joined())
-            entry.predictions.append(one.predictions.reshape(rows, -1))
+            entry.predictions.append(np.frombuffer(one.predictions, "<f8").reshape(rows, -1))
             entry.labels += values
             entry.slices += one.slices or [{}] * rows
         joining.outcomes["label", "taken" if rows else "unreadable"] += 1
@@ -182,7 +182,7 @@ def _label(body: bytes) -> str | None:
 def _values(subject: Subject, text: str, kept: Kept) -> list[float] | None:
     """The labels of a prediction's rows, as positions of classes or values; None if they are not such, or not as many."""
     found = msgspec.json.decode(text)
-    rows = len(kept.predictions) // subject.answers.width
+    rows = len(kept.predictions) // (8 * subject.answers.width)
     each = found if isinstance(found, list) else [found]
     if len(each) != rows:
         return None

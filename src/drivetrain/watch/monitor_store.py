@@ -52,12 +52,13 @@ _event = msgspec.msgpack.Decoder(Event).decode
 
 @dataclass(frozen=True, slots=True)
 class Kept:
-    """A prediction that waits for its label: the numbers of its rows one after the other, and of each row its slices by column."""
+    """A prediction that waits for its label: the numbers of its rows one after the other, little-endian float64, and of each row its
+    slices by column."""
 
     identity: int
     revision: str
     at: float
-    predictions: np.ndarray
+    predictions: bytes
     slices: Sequence[Mapping[str, str]] = ()
 
 
@@ -195,7 +196,9 @@ class MonitorStore:
     def change_halves(self, gone: Iterable[int], new: Iterable[tuple[int, Event]]) -> None:
         """Drops some, and adds others."""
         self._db.executemany("delete from halves where identity = ?", [(_signed(key),) for key in gone])
-        self._db.executemany("insert or replace into halves values (?, ?)", [(_signed(key), _pack(event)) for key, event in new])
+        self._db.executemany(
+            "insert or replace into halves values (?, ?)", [(_signed(key), _pack(event)) for key, event in new]
+        )
 
     def counters(self) -> dict[tuple[str, str], int]:
         """How many events there were, by kind and outcome."""
@@ -219,7 +222,7 @@ class MonitorStore:
         self._db.executemany(
             "insert or ignore into kept values (?, ?, ?, ?, ?)",
             [
-                (_signed(one.identity), self._number(one.revision), one.at, one.predictions.astype("<f8").tobytes(),
+                (_signed(one.identity), self._number(one.revision), one.at, one.predictions,
                  _encode(one.slices).decode() if one.slices else "")
                 for one in predictions
             ],
@@ -236,7 +239,7 @@ class MonitorStore:
                 some,
             ).fetchall()
             found += [
-                Kept(_unsigned(key), name, at, np.frombuffer(blob, "<f8"), msgspec.json.decode(text or "[]"))
+                Kept(_unsigned(key), name, at, blob, msgspec.json.decode(text or "[]"))
                 for key, name, at, blob, text in rows
             ]
         return found
