@@ -23,6 +23,7 @@ from drivetrain import service
 from drivetrain.backends.serving.gateway.events import Event
 from drivetrain.engines.drift import Distance, Shares, corrected_alpha
 from drivetrain.engines.event_windows import Seen, Windows
+from drivetrain.errors import SystemFault
 from drivetrain.project import Project
 from drivetrain.watch import arrivals, gauges
 from drivetrain.watch.arrivals import Halves
@@ -111,7 +112,7 @@ class Monitor:
         """Reads what the source has that is new. When all is read, windows that ended `monitoring.late` before `now` are closed.
 
         An event counts at its own time; one whose time is after `now` by more than `monitoring.late` is left out. Raises
-        `SystemFault` if the state cannot be written.
+        `SystemFault` if the state cannot be written, or another process reads at the same time.
         """
         self._subjects.look_again()
         memory = self._loaded()
@@ -120,11 +121,14 @@ class Monitor:
             if memory.latest > now + self._rules.windows.late:
                 _log.warning("the clock was set back by %.0f s; windows go on from there", memory.latest - now)
                 memory.latest = now
-            for position, batch in _batches(source.after(self._store.position(source.name))):
+            last = self._store.position(source.name)
+            for position, batch in _batches(source.after(last)):
                 with self._store.transaction():
+                    if self._store.position(source.name) != last:
+                        raise SystemFault("another process reads these events", hint="one `drivetrain watch` at a time")
                     closed += self._take(memory, batch, now)
                     self._store.keep_position(source.name, position)
-                events += len(batch)
+                last, events = position, events + len(batch)
             with self._store.transaction():
                 closed += self._settle(memory, max(memory.latest, now), {})
         except BaseException:
