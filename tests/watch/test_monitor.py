@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import random
+from pathlib import Path
 
 import numpy as np
 import pytest
 from sklearn.metrics import roc_auc_score
 
+from drivetrain.watch import gauges
 from drivetrain.watch.monitor import Monitor
 from tests.watch.monitored import (
     BEGIN,
@@ -326,3 +328,13 @@ def test_nothing_at_all_tells_nothing(monitor):
     assert monitor.catch_up(Events([]), END).events == 0
     assert {sample.value for sample in monitor.samples(END, None)} == {0}
     assert np.isfinite([sample.value for sample in monitor.samples(END, "other-1-00000000")]).all()
+
+
+def test_every_metric_is_described_and_documented(monitor):
+    monitor.catch_up(Events(traffic(300, delay=5.0)), END)
+    told_of = {sample.name: set(sample.labels) for sample in monitor.samples(END, REVISION)}
+    assert told_of.keys() == gauges.DESCRIBED.keys()
+    for name, described in gauges.DESCRIBED.items():
+        assert told_of[name] == {"service", *described.labels}
+    documented = (Path(__file__).parents[2] / "docs" / "metrics.md").read_text()
+    assert [name for name in gauges.DESCRIBED if f"`{name}`" not in documented] == []
