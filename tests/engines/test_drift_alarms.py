@@ -52,8 +52,7 @@ def test_drift_is_found_at_the_level_that_keeps_a_false_alarm_to_one_in_twenty_d
 
 @pytest.mark.slow
 @pytest.mark.parametrize("distance", ["psi", "js", "ks"])
-@pytest.mark.parametrize("rows", [100, 1000, 3000])
-@pytest.mark.parametrize("a_day", [1.0, 10.0])
-def test_the_stated_number_of_false_alarms_a_day_is_not_exceeded(distance, rows, a_day):
-    days = 40
+@pytest.mark.parametrize("rows", [100, 1000])
+def test_the_stated_number_of_false_alarms_a_day_is_not_exceeded(distance, rows):
+    days, a_day = 30, 5.0
     assert _alarms(days, rows, a_day, distance, seed=rows) * days <= a_day * days + 3.0 * np.sqrt(a_day * days)

@@ -1,0 +1,65 @@
+"""Two samples: the laws of chance, drawn and summed."""
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy import stats
+
+from drivetrain.engines import two_samples
+
+
+def test_the_smooth_test_follows_chi2():
+    draw = np.random.default_rng(4)
+    known, rows, cells = 10_000, 1000, 50
+    truth = draw.dirichlet(np.full(cells, known / cells), size=1500)
+    expected = np.full(cells, known // cells)
+    values = [two_samples.smooth(expected, draw.multinomial(rows, p)) for p in truth]
+    assert stats.kstest(values, "uniform").pvalue > 1e-3
+
+
+@given(st.integers(0, 40), st.integers(1, 60), st.integers(0, 40), st.integers(1, 60))
+def test_two_shares_are_compared_by_fishers_exact_test(count, rows, known, known_rows):
+    count, known = min(count, rows), min(known, known_rows)
+    exact = stats.fisher_exact([[count, rows - count], [known, known_rows - known]], alternative="greater").pvalue
+    ours = two_samples._tail(count, rows, known, known_rows)
+    if count * known_rows > known * rows:
+        assert ours == pytest.approx(exact, rel=1e-9)
+    else:
+        assert ours == 1.0
+
+
+def test_fishers_test_is_exact_for_millions_of_rows():
+    found = two_samples._tail(10_500, 1_000_000, 100_000, 10_000_000)
+    exact = stats.hypergeom.sf(10_499, 11_000_000, 110_500, 1_000_000)
+    assert found == pytest.approx(exact, rel=1e-6)
+
+
+@settings(max_examples=40)
+@given(st.integers(1, 200), st.integers(0, 60), st.integers(60, 2000))
+def test_the_critical_share_is_the_least_that_is_significant(rows, known, known_rows):
+    found = two_samples.more(0, rows, known, known_rows, 0.01)
+    counts = np.arange(rows + 1)
+    significant = [k for k in counts if two_samples._tail(int(k), rows, known, known_rows) < 0.01]
+    expected = min(significant) / rows - known / known_rows if significant else math.inf
+    assert found.critical == pytest.approx(expected)
+
+
+def _two_cells(known: int, count: int, rows: int, found: int, distance: str) -> float:
+    return two_samples.of_bins(
+        np.array([known - count, count]), np.array([rows - found, found]), distance, 1e-3
+    ).p_value
+
+
+@pytest.mark.parametrize("distance", ["psi", "js"])
+def test_ten_bins_keep_to_chi2(distance):
+    draw = np.random.default_rng(3)
+    known, rows = 10_000, 2000
+    # Bins at the reference's own quantiles hold equal counts; what varies is what they hold of the truth.
+    truth = draw.dirichlet(np.full(10, known / 10), size=3000)
+    expected = np.full(10, known // 10)
+    values = [two_samples.of_bins(expected, draw.multinomial(rows, p), distance, 0.05).p_value for p in truth]
+    # The greatest of three p values is somewhat above a uniform one, and nowhere below.
+    assert stats.kstest(values, "uniform", alternative="greater").pvalue > 1e-3
