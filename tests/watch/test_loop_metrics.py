@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
+
 from drivetrain.engines.rules import Alert
 from drivetrain.journal import Decision
+from drivetrain.watch import loop
 from drivetrain.watch.loop_metrics import METRICS, loop_samples
 
 
@@ -19,3 +23,10 @@ def test_triggers_fire_or_not_and_decisions_are_counted_by_state() -> None:
     assert found[2].labels == {"service": "flights", "trigger": "weather", "action": "retrain", "state": "promoted"}
     for sample in found:
         assert set(sample.labels) == {"service", *METRICS[sample.name].labels}
+
+
+def test_the_documentation_lists_every_metric_with_its_kind_and_labels_and_no_other() -> None:
+    text = (Path(__file__).parents[2] / "docs" / "metrics.md").read_text()
+    rows = re.findall(r"^\| `(drivetrain_(?:monitor|loop)_\w+)` \| (\w+) \| (.*?) \|", text, re.MULTILINE)
+    documented = {name: (kind, tuple(re.findall(r"`(\w+)`", labels))) for name, kind, labels in rows}
+    assert documented == {name: (about.kind, about.labels) for name, about in loop.METRICS.items()}

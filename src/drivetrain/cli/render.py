@@ -100,7 +100,7 @@ def prometheus(
     opened = project.open_project(Path(where))
     name, part = opened.definition.name, opened.definition.loop
     rules, every = conditions.rules(opened.definition), part.every.total_seconds()
-    door = door or _address("http", part.host, part.port, "loop.port", "--door")
+    door = door or _open_door(opened) or _address("http", part.host, part.port, "loop.port", "--door")
     targets = [_gateway(opened, gateway), files.Target(f"drivetrain-{name}-loop", door, {})]
     token = Path(service.settings(opened.definition, opened.root, opened.state).token_file)
     written = {
@@ -124,6 +124,14 @@ def _gateway(opened: project.Project, url: str | None) -> Target:
     certificate = str((opened.root / part.tls.certificate).resolve()) if part.tls else None
     url = url or _address(scheme, part.host, part.port, "serving.port", "--gateway")
     return Target(f"drivetrain-{name}", url, {"service": name}, certificate)
+
+
+def _open_door(opened: project.Project) -> str | None:
+    """Where the door is of a `drivetrain watch` that runs, if its port is any free one."""
+    record = opened.state / "loop" / "door.json"
+    if opened.definition.loop.port or not record.is_file():
+        return None
+    return str(json.loads(record.read_text())["url"])
 
 
 def _address(scheme: str, host: str, port: int, key: str, option: str) -> str:

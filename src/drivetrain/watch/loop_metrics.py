@@ -10,6 +10,7 @@ from drivetrain.journal import Decision
 from drivetrain.watch.samples import Described, Sample
 
 METRICS: Mapping[str, Described] = {
+    "drivetrain_monitor_schedule_due": Described("gauge", "1 while a schedule is due, 0 otherwise", ("trigger",)),
     "drivetrain_loop_firing": Described("gauge", "1 while the trigger fires, 0 otherwise", ("trigger",)),
     "drivetrain_loop_decisions": Described(
         "gauge", "Decisions by the state in which they are", ("trigger", "action", "state")
