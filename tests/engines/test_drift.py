@@ -141,25 +141,6 @@ def test_a_small_shift_of_all_values_is_seen_where_bins_alone_do_not_see_it():
     assert both > bins + 10
 
 
-@pytest.mark.parametrize("distance", ["psi", "js"])
-@pytest.mark.parametrize("expected", [10, 20, 50])
-@pytest.mark.parametrize(("known", "rows"), [(100_000, 1000), (5000, 300), (1000, 1000)])
-def test_two_cells_one_of_them_rare_exceed_no_level_more_often_than_it_says(distance, expected, known, rows):
-    """Not drawn but summed: every pair of counts with its binomial probability."""
-    share = expected / rows
-    likely = stats.binom.pmf(np.arange(known + 1), known, share)
-    levels = np.array([0.05, 1e-2, 1e-3, 1e-4, 1e-5, 1e-6])
-    live = np.arange(min(rows, expected * 5 + 60) + 1)
-    chances = stats.binom.pmf(live, rows, share)
-    exceeded, weight = np.zeros(len(levels)), 0.0
-    least, most = (int(stats.binom.ppf(x, known, share)) for x in (1e-9, 1 - 1e-9))
-    for count in np.unique(np.linspace(least, most, 13).astype(int)).tolist():
-        values = [_two_cells(known, count, rows, k, distance) for k in live.tolist()]
-        exceeded += likely[count] * np.array([chances[np.array(values) < level].sum() for level in levels])
-        weight += likely[count]
-    assert (exceeded / weight <= levels * 1.05).all()
-
-
 # windows with nothing in them
 
 
