@@ -12,7 +12,7 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate, chain
-from typing import Literal, Protocol
+from typing import ClassVar, Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -51,7 +51,7 @@ class Select:
 
     metric: str
     matchers: tuple[Matcher, ...] = ()
-    binary: bool = False
+    binary: ClassVar[bool] = False
 
     @property
     def promql(self) -> str:
@@ -71,7 +71,7 @@ class Rate:
 
     select: Select
     window: float
-    binary: bool = False
+    binary: ClassVar[bool] = False
 
     @property
     def promql(self) -> str:
@@ -93,7 +93,7 @@ class Aggregate:
     how: Literal["sum", "max", "min", "avg"]
     expression: Expression
     by: tuple[str, ...]
-    binary: bool = False
+    binary: ClassVar[bool] = False
 
     @property
     def promql(self) -> str:
@@ -115,7 +115,7 @@ class Quantile:
 
     q: float
     expression: Expression
-    binary: bool = False
+    binary: ClassVar[bool] = False
 
     @property
     def promql(self) -> str:
@@ -139,7 +139,7 @@ class Divide:
 
     numerator: Expression
     denominator: Expression
-    binary: bool = True
+    binary: ClassVar[bool] = True
 
     @property
     def promql(self) -> str:
@@ -161,7 +161,7 @@ class Compare:
     expression: Expression
     operator: Literal[">", "<"]
     level: float
-    binary: bool = True
+    binary: ClassVar[bool] = True
 
     @property
     def promql(self) -> str:
@@ -185,7 +185,7 @@ class Both:
 
     first: Compare
     second: Compare
-    binary: bool = True
+    binary: ClassVar[bool] = True
 
     @property
     def promql(self) -> str:
