@@ -21,8 +21,9 @@ import numpy as np
 
 from drivetrain import service
 from drivetrain.backends.serving.gateway.events import Event
-from drivetrain.engines.drift import Distance, Shares, corrected_alpha
+from drivetrain.engines.drift import Shares, corrected_alpha
 from drivetrain.engines.event_windows import Seen, Windows
+from drivetrain.engines.two_samples import Distance
 from drivetrain.errors import SystemFault
 from drivetrain.project import Project
 from drivetrain.watch import arrivals, gauges

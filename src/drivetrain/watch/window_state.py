@@ -10,10 +10,10 @@ import msgspec
 import numpy as np
 
 from drivetrain.engines import drift
-from drivetrain.engines.drift import Distance
 from drivetrain.engines.estimate import Estimate, Estimated
 from drivetrain.engines.quality import Interval, Scores
 from drivetrain.engines.sketches import Window
+from drivetrain.engines.two_samples import Distance
 from drivetrain.engines.watched import PREDICTION
 from drivetrain.watch.subject import Subject
 
