@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -10,9 +12,11 @@ from typing import Any
 
 import pytest
 
-from drivetrain import champion, deployment, project, wiring
+from drivetrain import champion, deployment, project, service, wiring
 from drivetrain.backends.serving import alive
 from drivetrain.records import DeployOutputs, decode
+from drivetrain.watch.rollout import open_rollout
+from drivetrain.watch.sources import Log
 
 pytestmark = pytest.mark.slow
 
@@ -84,6 +88,27 @@ def test_a_run_of_that_name_is_made_once_and_a_resumed_candidate_stays_one(
     resumed = told(drivetrain, wine, "run", "--resume", "retrain-1")
     assert (resumed["run"], revision(resumed)) == ("retrain-1", revision(run))
     assert told(drivetrain, wine, "traffic")["endpoint"]["revision"] == first
+
+
+def test_a_candidate_that_is_taken_back_is_ended_and_no_challenger_any_more(
+    drivetrain: Command, beside: tuple[Path, str, Any]
+) -> None:
+    wine, first, run = beside
+    opened = project.open_project(wine, parameters={"serving.canary.steps": "[50, 100]"})
+    source = Log(service.capture_directory(opened.state, "wine"), "gateway")
+    rollout = open_rollout(opened, revision(run), source, opened.journal)
+    assert (rollout.advance(1.0).percent, rollout.advance(2.0).state) == (50, "step")
+    weights = {entry["revision"]: entry["weight"] for entry in told(drivetrain, wine, "traffic")["revisions"]}
+    assert weights == {first: 50, revision(run): 50}
+    assert rollout.take_back("latency fired", 3.0).state == "rolled_back"
+    shown = told(drivetrain, wine, "traffic")
+    assert [(entry["revision"], entry["weight"]) for entry in shown["revisions"]] == [(first, 100)]
+    assert wiring.tracking(opened.state, opened.target).version("wine", "challenger") is None
+    assert deployment.leading(opened).revision == first
+    # Its gateway killed, the service comes back as it was.
+    os.kill(shown["endpoint"]["pid"], signal.SIGKILL)
+    assert deployment.revive(opened).revision == first
+    assert told(drivetrain, wine, "predict", "--example")["revision"] == first
 
 
 def test_a_promoted_candidate_serves_and_the_way_back_leads_to_the_former_champion(

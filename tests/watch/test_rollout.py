@@ -173,6 +173,14 @@ def test_one_that_fails_is_taken_back_as_a_shadow_one_that_is_slow_once_callers_
         assert world.moves == moves
 
 
+def test_a_candidate_that_was_taken_back_is_ended_again_when_it_is_brought_up_again(world: World) -> None:
+    world.failing = 0.3
+    before = carried_out(world)
+    world.percent, world.moves = 50, []
+    assert opened(world).advance(9000.0) == before
+    assert world.moves == [("restore", 0)]
+
+
 def test_copies_that_the_shadow_was_too_busy_for_do_not_count(world: World) -> None:
     opened(world).advance(1000.0)
     busy = Event(RESPONSE, "x", CANDIDATE, "/predictions", "application/json", b"{}", 1001.0, 503, 0.0)

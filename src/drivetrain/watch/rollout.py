@@ -105,6 +105,9 @@ class Rollout:
         self._load(champion)
         kept = self._kept
         if kept is not None and kept.phase in _ENDED:
+            if kept.phase == "rolled_back":  # the same version may have been brought up again: it is known to be worse
+                self._traffic.revive()
+                self._traffic.restore()
             return self.state()
         if kept is None:
             self._begin(champion, now)
