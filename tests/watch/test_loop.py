@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from drivetrain.watch import loop as loops
 from drivetrain.watch.alerts import read
 from drivetrain.watch.loop import Loop, document, open_loop
 from drivetrain.watch.retraining import Retrainings
+from drivetrain.watch.window_state import Measured, WindowReport
 from tests.watch import projects
 
 NOON = datetime(2013, 6, 1, 12, tzinfo=UTC).timestamp()
@@ -200,3 +202,33 @@ def test_a_retraining_of_a_patient_loop_is_over_when_the_look_is(
     assert (decision.state, begun) == ("failed", [decision.run_id])
     assert "the definition" in decision.reason
     assert "nothing is retrained for 1 h" in decision.reason
+
+
+def test_staying_costs_what_the_windows_since_the_last_retraining_have_lost(
+    tmp_path: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    worth = "loop: {worth: {per_prediction: 0.1, training: 30, rollout: 5}}"
+    opened = projects.watched(tmp_path / "wine", MORE + worth)
+    journal = opened.journal
+    with open_loop(opened, clock) as loop:
+        measured, guessed = Measured(0.7, 0.6, 0.8, 500), Measured(0.85, 0.8, 0.9, 1000)
+        windows = [
+            WindowReport("wine-1-00000001", NOON - 2 * HOUR, NOON - HOUR, 1000, metric="accuracy", quality=measured),
+            WindowReport("wine-1-00000001", NOON - HOUR, NOON, 2000, metric="accuracy", estimate=guessed),
+            WindowReport("wine-1-00000001", NOON, NOON + HOUR, 5000, metric="accuracy"),
+        ]
+        asked = []
+        monkeypatch.setattr(
+            loop._monitor, "history", lambda since, revision: asked.append((since, revision)) or windows
+        )
+        journal.see_alerts(alert("drifted", "firing"), clock.now)
+        (held,) = loop.tick()
+        assert held.state == "held"
+        assert held.numbers["staying"] == pytest.approx(0.2 * 0.1 * 1000 + 0.05 * 0.1 * 2000)
+        assert held.numbers["cost"] == 35
+        assert "staying has cost 30 since the last retraining, and a retraining costs 35" in held.reason
+        failed = replace(held, id="r", state="failed", at=NOON - 5 * HOUR, changed=NOON - 5 * HOUR)
+        journal.open_decision(failed)
+        clock.now += 30
+        loop.tick()
+    assert asked == [(0.0, "wine-1-00000001"), (NOON - 5 * HOUR, "wine-1-00000001")]

@@ -89,6 +89,7 @@ class ProjectSubjects:
         self._project = project
         self._objects = wiring.project_objects(project)
         self._found: dict[str, Subject | None] = {}
+        self._complained: set[str] = set()
 
     def find(self, revision: str) -> Subject | None:
         """See `Subjects`."""
@@ -118,7 +119,9 @@ class ProjectSubjects:
                 document = self._json(decode(ValidateOutputs, validated.outputs).result, "result.json")
                 checks = LiveChecks.of(document, watched.features)
         except (DataError, CorruptArtifact, KeyError) as error:
-            _log.warning("%s cannot be watched: %s", revision, error)
+            if revision not in self._complained:  # it is looked for again at each look
+                self._complained.add(revision)
+                _log.warning("%s cannot be watched: %s", revision, error)
             return None
         part = self._project.definition.monitoring
         until = watched.until if watched.until is not None else evaluated.started
