@@ -81,9 +81,8 @@ class Steady:
 
 
 def test_each_step_of_each_decision_is_told_once_and_in_order(journal: Journal, chats: list[Chat]) -> None:
-    notifier = Notifier(journal, "wine", [chats[0].url])
     decide(journal, "before", "done")
-    assert notifier.tell(NOW) == []
+    assert Notifier(journal, "wine", [chats[0].url]).tell(NOW) == []
     decide(journal, "one", "training", "rollout", "promoted")
     decide(journal, "two", "done")
     for _ in range(3):
@@ -97,7 +96,6 @@ def test_each_step_of_each_decision_is_told_once_and_in_order(journal: Journal, 
 def test_an_address_that_takes_nothing_gets_it_later_and_the_other_at_once(journal: Journal, chats: list[Chat]) -> None:
     steady = Steady()
     notifier = Notifier(journal, "wine", [chat.url for chat in chats], steady)
-    notifier.tell(NOW)
     chats[0].open = False
     decide(journal, "one", "training", "failed")
     (said,) = notifier.tell(NOW)
@@ -114,7 +112,6 @@ def test_an_address_that_takes_nothing_gets_it_later_and_the_other_at_once(journ
 
 def test_what_could_not_be_told_for_a_day_is_not_told_any_more(journal: Journal, chats: list[Chat]) -> None:
     notifier = Notifier(journal, "wine", [chats[0].url])
-    notifier.tell(NOW)
     decide(journal, "old", "done", at=NOW)
     decide(journal, "new", "done", at=NOW + LATEST)
     notifier.tell(NOW + LATEST + 1)

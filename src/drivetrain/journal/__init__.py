@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -219,9 +219,14 @@ class Journal:
         exact = [row for row in rows if row.id == decision_id]
         return exact[0] if exact else rows[0] if len(rows) == 1 else None
 
-    def decisions(self, limit: int = 1000) -> list[Decision]:
-        """The newest decisions, newest first."""
-        return self._decisions("order by rowid desc limit ?", limit)
+    def decisions(self, limit: int = 1000, held: bool = True) -> list[Decision]:
+        """The newest decisions, newest first; without `held` those alone that something was done or asked about."""
+        return self._decisions("where ? or state != 'held' order by rowid desc limit ?", held, limit)
+
+    def decisions_in(self, states: Collection[str]) -> list[Decision]:
+        """Every decision that is in one of these states, oldest first."""
+        marks = ", ".join("?" * len(states))
+        return self._decisions(f"where state in ({marks}) order by rowid", *states)
 
     def _decisions(self, clause: str, *values: object) -> list[Decision]:
         names = ("id", "at", "trigger", "action", "state", "reason", "numbers", "run_id", "revision", "changed")

@@ -53,6 +53,8 @@ class Actions:
     def roll_out(self, candidate: str, now: float) -> Progress:
         """See `Acts`."""
         found = self._open(candidate).advance(now)
+        if found.ended:
+            self._rollout = None
         state = found.state if found.ended else "rollout"
         if found.state == "rolled_back":
             self._serving.withdraw(self._project.definition.name, candidate)

@@ -23,8 +23,8 @@ PATIENCE = 600.0
 """Seconds for which an action that does not succeed is tried again."""
 UNANSWERED = triggers.WEEK
 """Seconds after which a decision that nobody has approved is dropped."""
-_KEPT = 1000
-"""Decisions that are looked back at: more than the caps of a week allow."""
+_KEPT = 2000
+"""Decisions that are looked back at, besides all that have not ended."""
 _TOLD_AGAIN = 86400.0
 _BEGUN = {"retrain": "training", "rollback": "acting", "scale": "acting", "notify": "done"}
 """State in which an action begins. To notify is nothing but to decide: each decision is told."""
@@ -109,9 +109,8 @@ class Controller:
     def step(self, seen: Seen) -> list[Decision]:
         """Carries on what is under way, then decides about what fires. Returns every decision that is new or has changed, as it is now."""
         changed: dict[str, Decision] = {}
-        for decision in reversed(self._journal.decisions(_KEPT)):
-            if decision.state in triggers.OPEN:
-                self._carry_on(decision, seen, changed)
+        for decision in self._journal.decisions_in(triggers.OPEN):
+            self._carry_on(decision, seen, changed)
         firing = {found.trigger: found for found in seen.firing}
         for verdict in self.verdicts(seen):
             opened = self._open(verdict, firing[verdict.trigger], seen)
@@ -123,9 +122,13 @@ class Controller:
     def verdicts(self, seen: Seen) -> list[Verdict]:
         """What would be done about each trigger that fires; nothing is."""
         firing = [self._policies[found.trigger] for found in seen.firing if found.trigger in self._policies]
-        past = [_past(decision, seen) for decision in self._journal.decisions(_KEPT)]
         situation = Situation(
-            seen.now, past, self._backoff, maintenance=seen.maintenance, worth=self._worth, staying=seen.staying
+            seen.now,
+            self._past(seen),
+            self._backoff,
+            maintenance=seen.maintenance,
+            worth=self._worth,
+            staying=seen.staying,
         )
         return triggers.decide(firing, situation)
 
@@ -200,8 +203,7 @@ class Controller:
             return decision
         if not approved:
             return self._now(decision, seen, "rejected", "somebody has rejected it")
-        past = [_past(other, seen) for other in self._journal.decisions(_KEPT)]
-        busy = triggers.blocking(decision.action, triggers.under_way(past)) is not None
+        busy = triggers.blocking(decision.action, triggers.under_way(self._past(seen))) is not None
         if busy or (seen.maintenance is not None and decision.action != "notify"):
             return decision  # its turn comes
         return self._now(decision, seen, _BEGUN[decision.action], "somebody has approved it")
@@ -227,8 +229,7 @@ class Controller:
 
     def _rest(self, seen: Seen) -> str:
         """How long nothing is retrained, now that one more retraining has come to nothing."""
-        past = [_past(decision, seen) for decision in self._journal.decisions(_KEPT)]
-        fruitless, _ = triggers.fruitless_retrainings(past, seen.now)
+        fruitless, _ = triggers.fruitless_retrainings(self._past(seen), seen.now)
         rest = triggers.rest(fruitless + 1, self._backoff)
         return f"the champion stays, and nothing is retrained for {spelled(rest)}"
 
@@ -237,7 +238,7 @@ class Controller:
         suspect = decision.numbers.get("candidate")
         if suspect is None and decision.revision is None:
             # While two revisions serve, the newer one is the first to be suspected.
-            rollout = next((other for other in self._journal.decisions(_KEPT) if other.state == "rollout"), None)
+            rollout = next(iter(self._journal.decisions_in(["rollout"])), None)
             if rollout is not None:
                 suspect = rollout.revision
                 decision = self._now(decision, seen, "acting", decision.reason, numbers={"candidate": suspect})
@@ -251,8 +252,8 @@ class Controller:
             return self._now(decision, seen, "done", f"{decision.reason}; {decision.revision} serves again")
         why = f"{decision.trigger} fired: {decision.reason}"
         self._acts.take_back(str(suspect), why, seen.now)
-        for rollout in self._journal.decisions(_KEPT):
-            if rollout.state == "rollout" and rollout.revision == suspect:
+        for rollout in self._journal.decisions_in(["rollout"]):
+            if rollout.revision == suspect:
                 ended = self._now(rollout, seen, "rolled_back", f"{why}; {self._rest(seen)}")
                 self._journal.change_decision(ended)
                 changed[ended.id] = ended
@@ -265,10 +266,8 @@ class Controller:
         if any(found.trigger == decision.trigger for found in seen.firing):
             self._acts.scale(decision.trigger)  # a gateway that was started anew meanwhile has its own bounds
             return decision
-        others = [
-            other for other in self._journal.decisions(_KEPT) if other.state == "scaled" and other.id != decision.id
-        ]
-        self._acts.scale(others[0].trigger if others else None)
+        others = [other for other in self._journal.decisions_in(["scaled"]) if other.id != decision.id]
+        self._acts.scale(others[-1].trigger if others else None)
         return self._now(decision, seen, "done", "it fires no more; the former bounds are back")
 
     def _not_yet(self, decision: Decision, seen: Seen, error: DrivetrainError) -> Decision:
@@ -300,6 +299,12 @@ class Controller:
             numbers={**decision.numbers, **(numbers or {})},
             changed=seen.now,
         )
+
+    def _past(self, seen: Seen) -> list[Past]:
+        """What the rules look back at."""
+        known = {row.id: row for row in self._journal.decisions(_KEPT, held=False)}
+        known |= {row.id: row for row in self._journal.decisions_in(triggers.OPEN)}
+        return [_past(row, seen) for row in known.values()]
 
 
 def _past(decision: Decision, seen: Seen) -> Past:

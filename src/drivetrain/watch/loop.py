@@ -232,15 +232,13 @@ class Loop:
             return None
 
     def _candidate(self) -> str | None:
-        rollouts = (row for row in self.project.journal.decisions(_TOLD) if row.state == "rollout")
-        return next((row.revision for row in rollouts), None)
+        return next((row.revision for row in self.project.journal.decisions_in(["rollout"])), None)
 
     def _handled(self, now: float) -> dict[str, float]:
         """When each trigger was acted upon last; if never, when it was first looked at."""
         journal, found = self.project.journal, dict[str, float]()
-        for row in journal.decisions(_TOLD):
-            if row.state != "held":
-                found.setdefault(row.trigger, row.at)
+        for row in journal.decisions(_TOLD, held=False):
+            found.setdefault(row.trigger, row.at)
         for name, trigger in self._triggers.items():
             if trigger.cron is not None and name not in found:
                 kept = journal.loop_value(f"since.{name}")
@@ -261,7 +259,9 @@ class Loop:
         judged = decode(EvaluateOutputs, attempt.outputs).report.metadata
         metric, reference = str(judged["metric"]), float(str(judged["value"]))
         ended = triggers.FRUITLESS | {"promoted"}
-        retrained = (row.at for row in journal.decisions(_TOLD) if row.action == "retrain" and row.state in ended)
+        retrained = (
+            row.at for row in journal.decisions(_TOLD, held=False) if row.action == "retrain" and row.state in ended
+        )
         since = next((at for at in retrained if at <= now), 0.0)
         served = [
             Served(window.rows, quality.loss(metric, known.value))

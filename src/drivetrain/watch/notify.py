@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import http.client
 import json
 import ssl
@@ -34,32 +35,35 @@ class Notifier:
         self._addresses = addresses
         self._steady = steady
         self._until = dict.fromkeys(addresses, float("-inf"))
+        for address in addresses:
+            if journal.loop_value(_kept(address)) is None:
+                # What was decided before anybody wanted to know is not told.
+                journal.keep_loop_value(_kept(address), str(journal.newest_step()))
 
     def tell(self, now: float) -> list[str]:
         """Sends what is new; says in words what could not be sent, each time that an address begins to refuse."""
         return [said for address in self._addresses if (said := self._tell(address, now))]
 
     def _tell(self, address: str, now: float) -> str:
-        name = f"told.{address}"
-        kept = self._journal.loop_value(name)
-        if kept is None:
-            # What was decided before anybody wanted to know is not told.
-            newest = self._journal.newest_step()
-            self._journal.keep_loop_value(name, str(newest))
-            return ""
         if self._steady() < self._until[address]:
             return ""
         resting = self._until[address] > float("-inf")
-        for place, decision in self._journal.steps_after(int(kept), _PORTION):
+        kept = int(self._journal.loop_value(_kept(address)) or 0)
+        for place, decision in self._journal.steps_after(kept, _PORTION):
             if now - decision.changed < LATEST:
                 problem = _post(address, message(decision, self._service))
                 if problem:
                     self._until[address] = self._steady() + _REST
                     # The address may hold a secret; its host does not.
                     return "" if resting else f"{urlsplit(address).hostname} does not take decisions: {problem}"
-            self._journal.keep_loop_value(name, str(place))
+            self._journal.keep_loop_value(_kept(address), str(place))
         self._until[address] = float("-inf")
         return ""
+
+
+def _kept(address: str) -> str:
+    """Under which name the journal has how far the address was told; the address itself may hold a secret."""
+    return f"told.{hashlib.sha256(address.encode()).hexdigest()[:16]}"
 
 
 def message(decision: Decision, service: str) -> dict[str, Any]:
