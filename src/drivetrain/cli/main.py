@@ -25,6 +25,8 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "feedback": ("predict", "Tell what turned out to be true of a prediction."),
     "traffic": ("serve", "Show or split the traffic between revisions."),
     "rollback": ("serve", "Have the former revision serve again."),
+    "watch": ("watch", "Watch the service; retrain, roll out and roll back as the triggers say."),
+    "decisions": ("watch", "List what the loop decided, and why."),
     "render": ("render", "Write what other systems need: Kubeflow's pipeline, the JSON schema."),
     "stage": ("stage", "Carry out one stage; the command of a pipeline's container."),
     "doctor": ("doctor", "Check the definition and the machine."),
