@@ -163,6 +163,22 @@ def test_what_alertmanager_tells_is_acted_upon(wine: Path, clock: Clock) -> None
         assert {one.trigger: one.rule for one in loop.looked.triggers}["slow"] == "cooldown"
 
 
+def test_a_storm_of_alerts_makes_one_decision(wine: Path, clock: Clock) -> None:
+    opened = projects.opened(wine)
+    storm = [(f"f{number}", *row[1:]) for number in range(4_000) for row in alert("slow", "firing")]
+    with open_loop(opened, clock) as loop:
+        opened.journal.see_alerts(storm, clock.now)
+        assert len(loop.tick()) == 1
+        clock.now += 30
+        opened.journal.see_alerts(storm, clock.now)
+        assert loop.tick() == []
+        resolved = [(mark, began, "resolved", document) for mark, began, _, document in storm[1:]]
+        opened.journal.see_alerts(resolved, clock.now)
+        assert loop.tick() == []
+        assert loop.looked is not None
+        assert {one.trigger: one.state for one in loop.looked.triggers}["slow"] == "firing", "one of them is left"
+
+
 def test_with_prometheus_as_the_evaluator_only_alertmanager_is_heeded(tmp_path: Path, clock: Clock) -> None:
     opened = projects.watched(tmp_path / "wine", MORE + "loop: {evaluator: prometheus}")
     with open_loop(opened, clock) as loop:

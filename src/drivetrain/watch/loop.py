@@ -46,6 +46,8 @@ _OBJECTIVE = Policy("", "notify", cooldown=86400.0, weekly_cap=7)
 """Within which bounds is told that an objective's error budget burns."""
 _SHOWN = 20
 _TOLD = 1000
+_ALERTS = 10_000
+"""All that the journal remembers."""
 
 METRICS: Mapping[str, Described] = {**gauges.DESCRIBED, **loop_metrics.METRICS, **door.METRICS}
 """What the loop tells at its door."""
@@ -197,7 +199,7 @@ class Loop:
         evaluated = self._evaluator.evaluate(self._signals.series, now)
         if definition.loop.evaluator == "prometheus":
             evaluated = []
-        for alert in [*evaluated, *webhook.alerts(self.project.journal.alerts(_TOLD), now)]:
+        for alert in [*evaluated, *webhook.alerts(self.project.journal.alerts(_ALERTS), now)]:
             known = found.get(alert.trigger)
             if alert.state != "resolved" and (known is None or _is_nearer(alert, known)):
                 found[alert.trigger] = alert
