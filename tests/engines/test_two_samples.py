@@ -11,13 +11,21 @@ from scipy import stats
 from drivetrain.engines import two_samples
 
 
-def test_the_smooth_test_follows_chi2():
+def test_the_smooth_tests_follow_chi2():
     draw = np.random.default_rng(4)
     known, rows, cells = 10_000, 1000, 50
     truth = draw.dirichlet(np.full(cells, known / cells), size=1500)
     expected = np.full(cells, known // cells)
-    values = [two_samples.smooth(expected, draw.multinomial(rows, p)) for p in truth]
-    assert stats.kstest(values, "uniform").pvalue > 1e-3
+    for values in zip(*(two_samples.smooth(expected, draw.multinomial(rows, p)) for p in truth), strict=True):
+        assert stats.kstest(values, "uniform").pvalue > 1e-3
+
+
+def test_the_smooth_test_of_degree_one_is_the_rank_test():
+    draw = np.random.default_rng(6)
+    one, other = draw.normal(size=5000), draw.normal(0.1, 1.0, 3000)
+    edges = np.quantile(one, np.arange(1, 200) / 200)
+    counts = [np.bincount(np.searchsorted(edges, values), minlength=200) for values in (one, other)]
+    assert two_samples.smooth(*counts)[0] == pytest.approx(stats.mannwhitneyu(one, other).pvalue, rel=0.1)
 
 
 @given(st.integers(0, 40), st.integers(1, 60), st.integers(0, 40), st.integers(1, 60))

@@ -135,11 +135,10 @@ def _distance(feature: Numeric | Categorical, counts: np.ndarray, distance: Dist
     if isinstance(feature, Categorical):
         return of_bins(*_bins(feature, counts), distance, alpha)
     cells = np.diff(feature.below, prepend=0, append=feature.size)
-    half = alpha / 2.0
-    found = (
-        of_distributions(cells, counts, half) if distance == "ks" else of_bins(*_bins(feature, counts), distance, half)
-    )
-    return Found(found.value, found.critical, min(1.0, 2.0 * min(found.p_value, smooth(cells, counts))))
+    bins = _bins(feature, counts)
+    third = alpha / 3.0
+    found = of_distributions(cells, counts, third) if distance == "ks" else of_bins(*bins, distance, third)
+    return Found(found.value, found.critical, min(1.0, 3.0 * min(found.p_value, *smooth(cells, counts))))
 
 
 def _bins(feature: Numeric | Categorical, counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

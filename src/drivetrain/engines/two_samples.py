@@ -15,9 +15,10 @@ Hellinger's does not, and the other way round for one that is empty. The p value
 rows are many: the distance's own, Pearson's and Hellinger's. Chance then exceeds no level from 0.05 down to 1e-6 more often than the
 level says; tests/engines/test_two_samples.py computes it, and test_drift_alarms.py draws it.
 
-Bins do not know which of them are neighbours, so it takes them many rows to see that all values moved a little. For numbers a second
-test does: Neyman's smooth test (1937), Pearson's sum over the fine cells projected on the Legendre polynomials of degree one to four of
-the rank - location, spread, skew, tails - which follows chi2(4). The p value is twice the lesser of both (Bonferroni).
+Bins do not know which of them are neighbours, so it takes them many rows to see that all values moved a little. For numbers Neyman's
+smooth tests (1937) do: Pearson's sum over the fine cells, projected on the Legendre polynomials of the rank. Degree one is location
+and follows chi2(1); one to four are location, spread, skew and tails, and follow chi2(4). The p value of a number is three times the
+least of all three (Bonferroni).
 """
 
 from __future__ import annotations
@@ -83,20 +84,22 @@ def of_distributions(expected: np.ndarray, found: np.ndarray, alpha: float) -> F
     return Found(value, float(special.kolmogi(alpha)) * noise, float(special.kolmogorov(value / noise)))
 
 
-def smooth(expected: np.ndarray, found: np.ndarray) -> float:
-    """The p value of Neyman's smooth test of two samples of numbers; 1 where the cells are too few for four polynomials."""
+def smooth(expected: np.ndarray, found: np.ndarray) -> tuple[float, float]:
+    """The p values of Neyman's smooth tests of two samples of numbers, of degree one and four; 1 where the cells are too few for four
+    polynomials."""
     if not found.sum():
-        return 1.0
+        return 1.0, 1.0
     expected, found = _joined(expected, found, _SMOOTH_LEAST)
     if len(expected) < _SMOOTH_CELLS:
-        return 1.0
+        return 1.0, 1.0
     pooled = (expected + found) / (expected.sum() + found.sum())
     rank = np.cumsum(pooled) - pooled / 2.0
     shapes = legvander(2.0 * rank - 1.0, _DEGREE)[:, 1:]
     shapes = np.sqrt(pooled)[:, None] * (shapes - pooled @ shapes)
     residual = (found / found.sum() - expected / expected.sum()) / np.sqrt(pooled)
-    projected = np.linalg.qr(shapes)[0].T @ residual
-    return float(special.chdtrc(_DEGREE, float((projected**2).sum()) / _noise(expected, found)))
+    # The columns of Q come in the order of the degrees, so its first is location alone.
+    explained = np.cumsum((np.linalg.qr(shapes)[0].T @ residual) ** 2) / _noise(expected, found)
+    return float(special.chdtrc(1, explained[0])), float(special.chdtrc(_DEGREE, explained[-1]))
 
 
 def _noise(expected: np.ndarray, found: np.ndarray) -> float:
