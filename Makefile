@@ -54,6 +54,10 @@ bench: setup ## the races against other tools, each in an environment of its own
 bench-serving: setup ## how fast models are served, beside six peers (needs wrk; 30 minutes of it are the soak)
 	$(BIN)/python -m benchmarks.serving
 
+.PHONY: bench-loop
+bench-loop: setup ## drift, false alarms, rollouts and the whole loop, beside Evidently, NannyML and Flagger's rule
+	$(BIN)/python -m benchmarks.loop
+
 .PHONY: test-slow
 test-slow: setup ## the tests that take minutes: ten thousand fuzzed requests
 	$(BIN)/python -m pytest -q -m slow

@@ -187,7 +187,12 @@ def either_way(count: int, rows: int, known: int, known_rows: int, alpha: float)
 
 def _first(holds: Callable[[int], bool], low: int, high: int) -> float:
     """The least count in (low, high] from which on `holds` is true; infinite if it never is."""
-    if not holds(high):
+    step = 1
+    while low + step < high and not holds(low + step):
+        low, step = low + step, 2 * step
+    if low + step < high:
+        high = low + step
+    elif not holds(high):
         return math.inf
     while high - low > 1:
         middle = (low + high) // 2
