@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from drivetrain.engines.rules import Evaluator
 from drivetrain.errors import SystemFault
-from drivetrain.watch import loop as loops
 from drivetrain.watch.alerts import read
 from drivetrain.watch.loop import Loop, document, open_loop
 from drivetrain.watch.retraining import Retrainings
@@ -125,8 +127,8 @@ def test_a_clock_that_leaps_ahead_does_not_let_an_alert_hold(
     wine: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     steady = Clock(0.0)
-    monkeypatch.setattr(loops.time, "time", clock)
-    monkeypatch.setattr(loops.time, "monotonic", steady)
+    monkeypatch.setattr(time, "time", clock)
+    monkeypatch.setattr(time, "monotonic", steady)
     opened = projects.opened(wine)
     with Loop(opened, clock, patient=False) as loop:
         loop.tick()
@@ -139,7 +141,7 @@ def test_a_clock_that_leaps_ahead_does_not_let_an_alert_hold(
             "labels": {},
         }
         state = {"drifted": [pending | {"since": clock.now - 60.0}]}
-        loop._evaluator = loops.Evaluator.from_json(list(loop._rules.values()), state)
+        loop._evaluator = Evaluator.from_json(list(loop._rules.values()), state)
         clock.now, steady.now = clock.now + 30, 30.0
         assert loop._see_clock(clock.now) is None
         assert loop._evaluator.to_json()["drifted"][0]["since"] == NOON - 60
@@ -208,9 +210,14 @@ def test_a_retraining_of_a_patient_loop_is_over_when_the_look_is(
     """With a process that cannot even read its definition; what a run makes of it is tested where runs are."""
     opened = projects.watched(tmp_path / "wine", 'triggers: [{name: daily, signal: schedule, cron: "0 0 * * *"}]')
     (opened.root / "drivetrain.yaml").write_text("name: wine\nnothing: else\n")
-    begun = []
+    begun: list[Any] = []
     begin = Retrainings._begin
-    monkeypatch.setattr(Retrainings, "_begin", lambda self, *a, **k: begun.append(a[0]) or begin(self, *a, **k))
+
+    def counted(runs: Retrainings, run_id: str, *arguments: Any, **options: Any) -> None:
+        begun.append(run_id)
+        begin(runs, run_id, *arguments, **options)
+
+    monkeypatch.setattr(Retrainings, "_begin", counted)
     with open_loop(opened, clock, patient=True) as loop:
         loop.tick()
         clock.now += 24 * HOUR
@@ -233,10 +240,13 @@ def test_staying_costs_what_the_windows_since_the_last_retraining_have_lost(
             WindowReport("wine-1-00000001", NOON - HOUR, NOON, 2000, metric="accuracy", estimate=guessed),
             WindowReport("wine-1-00000001", NOON, NOON + HOUR, 5000, metric="accuracy"),
         ]
-        asked = []
-        monkeypatch.setattr(
-            loop._monitor, "history", lambda since, revision: asked.append((since, revision)) or windows
-        )
+        asked: list[tuple[float, str]] = []
+
+        def history(since: float, revision: str) -> list[WindowReport]:
+            asked.append((since, revision))
+            return windows
+
+        monkeypatch.setattr(loop._monitor, "history", history)
         journal.see_alerts(alert("drifted", "firing"), clock.now)
         (held,) = loop.tick()
         assert held.state == "held"

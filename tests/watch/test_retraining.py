@@ -6,6 +6,7 @@ import os
 import signal
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -60,6 +61,10 @@ def eventually(condition: Callable[[], object]) -> None:
         time.sleep(0.01)
 
 
+def _were_begun(wine: Project, count: int) -> bool:
+    return len(asked(wine)) == count
+
+
 def ends(runs: Retrainings, wine: Project, state: str) -> Trained | None:
     (wine.root / "end").write_text(state)
     runs.wait("r1")
@@ -86,7 +91,7 @@ def test_one_that_was_killed_is_resumed_and_one_that_always_is_is_given_up(wine:
     for number in range(ATTEMPTS):
         runs = Retrainings(wine)
         assert runs.advance("r1", 0.0) is None
-        eventually(lambda expected=number + 1: len(asked(wine)) == expected)
+        eventually(partial(_were_begun, wine, number + 1))
         eventually(lambda: wine.journal.run("r1"))
         os.kill(int(asked(wine)[-1][0]), signal.SIGKILL)
         runs.wait("r1")
