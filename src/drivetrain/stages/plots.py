@@ -1,4 +1,4 @@
-"""Plots of a model on the hold-out, as PNG files whose bytes depend on nothing but what they show."""
+"""Plots of a model on the hold-out, as files whose bytes depend on nothing but what they show."""
 
 from __future__ import annotations
 
@@ -11,13 +11,14 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-_STYLE = {
+STYLE = {
     "font.family": "DejaVu Sans", "font.size": 9.0, "axes.titlesize": 10.5, "axes.titleweight": "bold",
     "axes.titlelocation": "left", "axes.titlepad": 10.0, "axes.spines.top": False, "axes.spines.right": False,
     "axes.edgecolor": "#8a94a0", "axes.labelcolor": "#3c4650", "axes.grid": True, "axes.axisbelow": True,
     "grid.color": "#e4e8ec", "grid.linewidth": 0.8, "xtick.color": "#5b6670", "ytick.color": "#5b6670",
     "text.color": "#1f2830", "legend.frameon": False, "figure.dpi": 110, "savefig.dpi": 110,
 }  # fmt: skip
+"""What every plot looks like: `with rc_context(STYLE)`."""
 _BLUE, _ORANGE, _GREY = "#2563a8", "#d97706", "#9aa5b1"
 _SERIES = (_BLUE, _ORANGE, "#2f8f6b", "#a8325e", "#6d55a3", "#0f8b8d", "#8c6d31", "#5b6670")
 _MOST_CLASSES = 12
@@ -30,22 +31,24 @@ def classification(
     probabilities: np.ndarray,
     classes: Sequence[object],
     champion: np.ndarray | None,
+    form: str = "png",
 ) -> None:
-    """`roc.png`, `calibration.png` and `confusion.png`; the champion's probabilities, if given, in the first as well."""
-    with rc_context(_STYLE):
-        _save(_roc(truth, probabilities, classes, champion), directory / "roc.png")
-        _save(_calibration(truth, probabilities, classes), directory / "calibration.png")
-        _save(_confusion(truth, probabilities, classes), directory / "confusion.png")
+    """`roc`, `calibration` and `confusion`, as PNG or SVG by `form`; the champion's probabilities, if given, in the first as well."""
+    with rc_context(STYLE):
+        _save(_roc(truth, probabilities, classes, champion), directory / f"roc.{form}")
+        _save(_calibration(truth, probabilities, classes), directory / f"calibration.{form}")
+        _save(_confusion(truth, probabilities, classes), directory / f"confusion.{form}")
 
 
-def regression(directory: Path, truth: np.ndarray, predicted: np.ndarray, label: str) -> None:
-    """`predicted.png`, predicted against actual, and `residuals.png`."""
-    with rc_context(_STYLE):
-        _save(_predicted(truth, predicted, label), directory / "predicted.png")
-        _save(_residuals(truth, predicted, label), directory / "residuals.png")
+def regression(directory: Path, truth: np.ndarray, predicted: np.ndarray, label: str, form: str = "png") -> None:
+    """`predicted`, predicted against actual, and `residuals`, as PNG or SVG by `form`."""
+    with rc_context(STYLE):
+        _save(_predicted(truth, predicted, label), directory / f"predicted.{form}")
+        _save(_residuals(truth, predicted, label), directory / f"residuals.{form}")
 
 
-def _figure(title: str, width: float = 4.8, height: float = 4.4) -> tuple[Figure, Axes]:
+def canvas(title: str, width: float = 4.8, height: float = 4.4) -> tuple[Figure, Axes]:
+    """An empty figure in `STYLE` (which has to be in force), sizes in inches."""
     figure = Figure(figsize=(width, height), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.subplots()
@@ -54,8 +57,9 @@ def _figure(title: str, width: float = 4.8, height: float = 4.4) -> tuple[Figure
 
 
 def _save(figure: Figure, file: Path) -> None:
-    # The library's version would otherwise stand in every file.
-    figure.savefig(file, format="png", metadata={"Software": None})
+    # The library's version, or the time, would otherwise stand in every file.
+    metadata = {"Software": None} if file.suffix == ".png" else {"Date": None, "Creator": None}
+    figure.savefig(file, format=file.suffix[1:], metadata=metadata)
 
 
 def roc_points(positive: np.ndarray, scores: np.ndarray, most: int = 400) -> tuple[np.ndarray, np.ndarray]:
@@ -74,7 +78,7 @@ def roc_points(positive: np.ndarray, scores: np.ndarray, most: int = 400) -> tup
 def _roc(
     truth: np.ndarray, probabilities: np.ndarray, classes: Sequence[object], champion: np.ndarray | None
 ) -> Figure:
-    figure, axes = _figure("ROC curve on the hold-out")
+    figure, axes = canvas("ROC curve on the hold-out")
     axes.plot([0, 1], [0, 1], color=_GREY, linewidth=1.0, linestyle=(0, (2, 3)))
     binary = len(classes) == 2
     if champion is not None and binary:
@@ -97,7 +101,7 @@ def _calibration(truth: np.ndarray, probabilities: np.ndarray, classes: Sequence
     else:
         chosen = probabilities.argmax(axis=1)
         said, happened, name = probabilities.max(axis=1), truth == chosen, "probability of the likeliest class"
-    figure, axes = _figure("Calibration on the hold-out")
+    figure, axes = canvas("Calibration on the hold-out")
     # Bins of equal counts: every point rests on as many rows as the next.
     groups = [group for group in np.array_split(np.argsort(said, kind="stable"), _BINS) if len(group)]
     x, y = (np.array([values[group].mean() for group in groups]) for values in (said, happened))
@@ -121,7 +125,7 @@ def _confusion(truth: np.ndarray, probabilities: np.ndarray, classes: Sequence[o
     names = [str(classes[index])[:16] for index in frequent]
     shares = (counts / np.maximum(counts.sum(axis=1, keepdims=True), 1))[np.ix_(frequent, frequent)]
     size = max(4.4, 0.55 * len(frequent) + 1.6)
-    figure, axes = _figure("Confusion on the hold-out", size, size)
+    figure, axes = canvas("Confusion on the hold-out", size, size)
     axes.imshow(shares, cmap="Blues", vmin=0.0, vmax=1.0)
     axes.grid(False)
     axes.spines[:].set_visible(False)
@@ -138,7 +142,7 @@ def _confusion(truth: np.ndarray, probabilities: np.ndarray, classes: Sequence[o
 
 
 def _predicted(truth: np.ndarray, predicted: np.ndarray, label: str) -> Figure:
-    figure, axes = _figure("Predicted and actual on the hold-out")
+    figure, axes = canvas("Predicted and actual on the hold-out")
     ends = [float(min(truth.min(), predicted.min())), float(max(truth.max(), predicted.max()))]
     if len(truth) > 2000:
         axes.hexbin(truth, predicted, gridsize=55, mincnt=1, bins="log", cmap="Blues", linewidths=0.1)
@@ -150,7 +154,7 @@ def _predicted(truth: np.ndarray, predicted: np.ndarray, label: str) -> Figure:
 
 
 def _residuals(truth: np.ndarray, predicted: np.ndarray, label: str) -> Figure:
-    figure, axes = _figure("Residuals on the hold-out")
+    figure, axes = canvas("Residuals on the hold-out")
     residuals = truth - predicted
     low, high = np.quantile(residuals, [0.005, 0.995])
     shown = residuals[(residuals >= low) & (residuals <= high)]

@@ -56,7 +56,7 @@ def run(context: StageContext, inputs: Inputs, *, tracking: Tracking) -> TrainOu
     with tracking.train(context.definition.name, context.run_id, tags, arguments) as tracked:
         uri = context.objects.uri(inputs.frame)
         tracked.log_dataset("frame", inputs.frame.digest, uri, len(features), list(features.columns), str(label.name))
-        _seed(part.seed)
+        seed_everything(part.seed)
         model = _fit(context.project, function, part.function, features, label, arguments)
         saved = tracked.save_model(
             model, _example(features), directory, labels=_labels(label), code=_modules(context.project)
@@ -116,7 +116,7 @@ def _training_rows(context: StageContext, artifact: Artifact) -> tuple[pd.DataFr
     return rows[list(read.features)], label
 
 
-def _seed(seed: int) -> None:
+def seed_everything(seed: int) -> None:
     """Seeds Python, NumPy, and those of PyTorch and Keras that the user's code has imported."""
     random.seed(seed)
     np.random.seed(seed % 2**32)

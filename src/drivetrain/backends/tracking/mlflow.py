@@ -312,7 +312,8 @@ class _Run:
         """See `TrackedRun.save_model`."""
         flavor = flavors.recognise(model)
         example = _nullable(example)
-        classes = _classes(model, flavor, example, labels)
+        known = stored.in_memory(model, example, labels).classes
+        classes = None if known is None else list(known)
         with tempfile.TemporaryDirectory() as temporary:
             arguments = {
                 **flavor.options,
@@ -355,18 +356,6 @@ def _nullable(example: pd.DataFrame) -> pd.DataFrame:
     """The rows with whole numbers as floating ones: a signature of integers would refuse a null later."""
     whole = [name for name, kind in example.dtypes.items() if pd.api.types.is_integer_dtype(kind)]
     return example.reset_index(drop=True).astype(dict.fromkeys(whole, "float64"))
-
-
-def _classes(
-    model: Any, flavor: flavors.Flavor, example: pd.DataFrame, labels: Sequence[Scalar] | None
-) -> list[Scalar] | None:
-    """The classes of a classifier, tried on the example; None for a regression."""
-    output = flavor.raw(model, example, False).shape if flavor.tensors else None
-    classification = flavors.is_classifier(model, flavor, output, labels)
-    flavors.check(model, flavor, classification)
-    classes = flavors.classes_of(model, labels if classification else None)
-    stored.StoredModel(model, flavor, classes, list(example.columns)).predict(example)
-    return classes
 
 
 def _signature(model: Any, flavor: flavors.Flavor, example: pd.DataFrame) -> Any:

@@ -106,6 +106,21 @@ def make_archive_stable(archive: Path) -> None:
             new.writestr(zipfile.ZipInfo(name), content)
 
 
+def in_memory(model: Any, example: pd.DataFrame, labels: Sequence[Scalar] | None) -> StoredModel:
+    """A fitted model as it would be once it is stored, tried on the example; `labels` as in `TrackedRun.save_model`.
+
+    Raises `StageError` if it is no model that can be stored, or does not answer the example.
+    """
+    flavor = flavors.recognise(model)
+    output = flavor.raw(model, example, False).shape if flavor.tensors else None
+    classification = flavors.is_classifier(model, flavor, output, labels)
+    flavors.check(model, flavor, classification)
+    classes = flavors.classes_of(model, labels if classification else None)
+    found = StoredModel(model, flavor, classes, list(example.columns))
+    found.predict(example)
+    return found
+
+
 @dataclass(frozen=True, slots=True)
 class StoredModel:
     """`Predictor` by a model in memory."""
