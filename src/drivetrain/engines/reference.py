@@ -1,7 +1,8 @@
 """What the training rows look like, feature by feature: the fixed side of every comparison with live traffic.
 
 The same rows give the same reference, byte for byte. A number is described by a grid of its own order statistics, a category
-by its most frequent values; nothing is interpolated, so that no feature is too large, too skewed or too discrete for it.
+by its most frequent values; nothing is interpolated, so that no feature is too large, too skewed or too discrete for it. Numbers are
+compared in single precision: seven digits say where a value lies, and are sorted twice as fast as sixteen.
 """
 
 from __future__ import annotations
@@ -9,7 +10,6 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import sys
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -25,6 +25,11 @@ CELLS = 500
 _LONGEST = 64
 """Characters of a category that are kept; a longer one is told apart by its digest."""
 
+MOST_ROWS = 200_000
+"""Rows of a longer history that are looked at: what they leave uncertain, a PSI of 0.0002, is far below any that matters."""
+
+_SEED = 20_130_101
+
 _OFTEN = 20
 """Values that all occur so often in the reference were hardly found by luck: they are counted where they were found."""
 
@@ -34,7 +39,7 @@ class Numeric:
     """A feature that is a number. Its bins are unions of cells, so one count of the cells serves every distance."""
 
     edges: tuple[float, ...]
-    """Ascending: the least value, order statistics, and the next number above the greatest. Empty without values."""
+    """Ascending, of single precision: the least value, order statistics, the next above the greatest. Empty without values."""
     below: tuple[int, ...]
     """How many values of the reference are less than each edge."""
     bins: tuple[int, ...]
@@ -102,30 +107,40 @@ def reference_of(columns: Mapping[str, np.ndarray], bins: int = 10, categories: 
     """The reference of these columns, all of one length.
 
     Numbers, booleans, and object columns that hold nothing else are numeric; other object and text columns are categorical;
-    instants and everything else are left out. NaN, infinities, None and NaT are missing.
+    instants and everything else are left out. NaN, infinities (from 3.4e38 on), None and NaT are missing. Of more than `MOST_ROWS`
+    rows so many are looked at, one drawn from each of as many equal stretches; the draw is always the same.
 
     Raises `DataError` if the columns differ in length.
     """
     lengths = {len(column) for column in columns.values()}
     if len(lengths) > 1:
         raise DataError(f"the columns of a reference have different lengths: {sorted(lengths)}")
+    rows = min(next(iter(lengths), 0), MOST_ROWS)
     features: dict[str, Numeric | Categorical] = {}
-    for name, column in columns.items():
+    for name, whole in columns.items():
+        column = whole if len(whole) == rows else whole[_drawn(len(whole), rows)]
         if column.dtype.kind in "biuf" or (column.dtype.kind == "O" and _all_numbers(column)):
             features[name] = _numeric(numbers_of(column), bins)
         elif column.dtype.kind in "OUST":
             features[name] = _categorical(column, categories)
-    return Reference(features, next(iter(lengths), 0))
+    return Reference(features, rows)
+
+
+def _drawn(rows: int, wanted: int) -> np.ndarray:
+    """A position in each of `wanted` equal stretches. Every n-th row might always be of the same hour, or the same shop."""
+    within = np.random.default_rng(_SEED).random(wanted)
+    return ((np.arange(wanted) + within) * (rows / wanted)).astype(np.int64)
 
 
 # what a value counts as
 
 
 def numbers_of(column: np.ndarray) -> np.ndarray:
-    """The column as float64; what is no number is NaN."""
-    if column.dtype.kind in "biuf":
-        return column.astype(np.float64, copy=False)
-    return np.fromiter((_number(value) for value in column.tolist()), np.float64, len(column))
+    """The column in single precision; what is no number is NaN, and what is too large for it infinite."""
+    if column.dtype.kind not in "biuf":
+        column = np.fromiter((_number(value) for value in column.tolist()), np.float64, len(column))
+    with np.errstate(over="ignore"):
+        return column.astype(np.float32, copy=False)
 
 
 def _number(value: object) -> float:
@@ -187,7 +202,8 @@ def _numeric(column: np.ndarray, bins: int) -> Numeric:
     if not size:
         return Numeric((), (), (), 0, len(column))
     places = np.unique(np.arange(CELLS) * size // CELLS)
-    beyond = min(math.nextafter(float(values[-1]), math.inf), sys.float_info.max)
+    with np.errstate(over="ignore"):
+        beyond = min(np.nextafter(values[-1], np.float32(np.inf)), np.finfo(np.float32).max)
     edges = np.unique(np.append(values[places], beyond))
     below = np.searchsorted(values, edges, side="left")
     cuts = _cuts(np.diff(below), size / bins)

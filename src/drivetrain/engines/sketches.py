@@ -14,12 +14,12 @@ import numpy as np
 from drivetrain.engines.reference import Categorical, Numeric, Reference, numbers_of, tally
 from drivetrain.errors import DataError
 
-_CHUNK = 2048
+_CHUNK = 4096
 """Values sorted at once: they and the edges stay in the processor's nearest cache."""
 
 _HEAD = struct.Struct("<4s16sQ")
 _MAGIC = b"DTW1"
-_LEAST = -np.finfo(np.float64).max
+_LEAST = -np.finfo(np.float32).max
 
 
 class Window:
@@ -32,7 +32,7 @@ class Window:
         self._digest = bytes.fromhex(reference.digest)
         # Less than the first key is minus infinity alone, not less than the last are infinity and NaN.
         self._keys = {
-            name: np.array([_LEAST, *feature.edges, np.inf])
+            name: np.array([_LEAST, *feature.edges, np.inf], np.float32)
             for name, feature in reference.features.items()
             if isinstance(feature, Numeric)
         }
