@@ -120,7 +120,7 @@ def reference_of(columns: Mapping[str, np.ndarray], bins: int = 10, categories: 
     for name, whole in columns.items():
         column = whole if len(whole) == rows else whole[_drawn(len(whole), rows)]
         if column.dtype.kind in "biuf" or (column.dtype.kind == "O" and _all_numbers(column)):
-            features[name] = _numeric(numbers_of(column), bins)
+            features[name] = _numeric(single(column), bins)
         elif column.dtype.kind in "OUST":
             features[name] = _categorical(column, categories)
     return Reference(features, rows)
@@ -136,11 +136,16 @@ def _drawn(rows: int, wanted: int) -> np.ndarray:
 
 
 def numbers_of(column: np.ndarray) -> np.ndarray:
-    """The column in single precision; what is no number is NaN, and what is too large for it infinite."""
-    if column.dtype.kind not in "biuf":
-        column = np.fromiter((_number(value) for value in column.tolist()), np.float64, len(column))
+    """The column as float64; what is no number is NaN."""
+    if column.dtype.kind in "biuf":
+        return column.astype(np.float64, copy=False)
+    return np.fromiter((_number(value) for value in column.tolist()), np.float64, len(column))
+
+
+def single(column: np.ndarray) -> np.ndarray:
+    """The column as numbers of single precision, in which they are compared; infinite what is too large for it."""
     with np.errstate(over="ignore"):
-        return column.astype(np.float32, copy=False)
+        return numbers_of(column).astype(np.float32)
 
 
 def _number(value: object) -> float:

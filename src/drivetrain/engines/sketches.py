@@ -11,7 +11,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from drivetrain.engines.reference import Categorical, Numeric, Reference, numbers_of, tally
+from drivetrain.engines.reference import Categorical, Numeric, Reference, single, tally
 from drivetrain.errors import DataError
 
 _CHUNK = 4096
@@ -59,7 +59,7 @@ class Window:
             if column is None:
                 continue
             if isinstance(feature, Numeric):
-                _add_numbers(counts, self._keys[name], numbers_of(column))
+                _add_numbers(counts, self._keys[name], single(column))
             else:
                 _add_categories(counts, feature, column)
         self.rows += rows
