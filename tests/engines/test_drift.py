@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 from scipy.spatial.distance import jensenshannon
@@ -73,6 +73,7 @@ def test_a_feature_that_does_not_move_has_no_drift_and_one_that_is_elsewhere_has
     assert _entries(reference, reference + 100.0, "ks")["ks"].value == 1.0
 
 
+@settings(deadline=None)
 @given(st.lists(st.integers(0, 300), min_size=2, max_size=8), st.sampled_from(DISTANCES))
 def test_distances_are_finite_and_never_negative_whatever_the_counts_are(live, distance):
     found = _categories([100] * len(live), live, distance)

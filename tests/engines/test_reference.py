@@ -5,7 +5,7 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from drivetrain.engines.reference import CELLS, MOST_ROWS, Categorical, Numeric, Reference, reference_of, text_of
@@ -34,6 +34,7 @@ def test_the_same_rows_give_the_same_bytes_and_they_come_back_equal():
     assert one.digest == other.digest
 
 
+@settings(deadline=None)
 @given(FLOATS)
 def test_every_edge_says_exactly_how_many_values_lie_below_it_and_what_is_not_finite_is_missing(values):
     feature = reference_of({"x": values}).features["x"]

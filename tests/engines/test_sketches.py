@@ -20,6 +20,7 @@ REFERENCE = reference_of(
         "carrier": DRAW.choice(np.array(["UA", "AA", "B6"], object), 5000),
     }
 )
+EMPTY = Window(REFERENCE)
 FLOATS = st.floats(allow_nan=True, allow_infinity=True)
 WORDS = st.sampled_from(["UA", "AA", "ZZ", None])
 ROWS = st.lists(st.tuples(FLOATS, st.booleans(), WORDS), max_size=40)
@@ -33,12 +34,12 @@ def _columns(rows: list[tuple[float, bool, str | None]]) -> dict[str, np.ndarray
 
 
 def _window(rows: list[tuple[float, bool, str | None]]) -> Window:
-    window = Window(REFERENCE)
+    window = EMPTY.empty()
     window.add(_columns(rows), len(rows))
     return window
 
 
-@settings(max_examples=40)
+@settings(max_examples=40, deadline=None)
 @given(ROWS)
 def test_every_row_is_counted_once_in_its_cell_or_is_missing(rows):
     window = _window(rows)
@@ -54,18 +55,18 @@ def test_every_row_is_counted_once_in_its_cell_or_is_missing(rows):
     assert window.counts("carrier").tolist() == [words.count(value) for value in carrier.values] + [words.count("ZZ")]
 
 
-@settings(max_examples=25)
+@settings(max_examples=25, deadline=None)
 @given(ROWS, ROWS, ROWS)
 def test_windows_merge_in_any_order_to_what_all_rows_together_give(first, second, third):
     together = _window(first + second + third).to_bytes()
     for order in itertools.permutations((first, second, third)):
-        merged = Window(REFERENCE)
+        merged = EMPTY.empty()
         for rows in order:
             merged.merge(_window(rows))
         assert merged.to_bytes() == together
 
 
-@settings(max_examples=40)
+@settings(max_examples=40, deadline=None)
 @given(ROWS)
 def test_a_window_comes_back_from_its_bytes(rows):
     window = _window(rows)

@@ -28,6 +28,7 @@ def test_the_smooth_test_of_degree_one_is_the_rank_test():
     assert two_samples.smooth(*counts)[0] == pytest.approx(stats.mannwhitneyu(one, other).pvalue, rel=0.1)
 
 
+@settings(deadline=None)
 @given(st.integers(0, 40), st.integers(1, 60), st.integers(0, 40), st.integers(1, 60))
 def test_two_shares_are_compared_by_fishers_exact_test(count, rows, known, known_rows):
     count, known = min(count, rows), min(known, known_rows)
@@ -45,7 +46,7 @@ def test_fishers_test_is_exact_for_millions_of_rows():
     assert found == pytest.approx(exact, rel=1e-6)
 
 
-@settings(max_examples=40)
+@settings(max_examples=40, deadline=None)
 @given(st.integers(1, 200), st.integers(0, 60), st.integers(60, 2000))
 def test_the_critical_share_is_the_least_that_is_significant(rows, known, known_rows):
     found = two_samples.more(0, rows, known, known_rows, 0.01)
