@@ -68,7 +68,7 @@ def revive(opened: Project) -> Endpoint:
     """The service, which is started again with the traffic that it had if its gateway has died. Raises `ServingError` if it does not
     come up, `UsageError` if nothing has been promoted yet."""
     serving, name = wiring.serving(opened.state), opened.definition.name
-    found: Endpoint | None = serving.find(name)
+    found: Endpoint | None = serving.find(name) or serving.restore(name)
     if found is not None:
         return found
     found = stand_by(opened, leading(opened))

@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
 _SPARE = 15.0
 """Seconds that a gateway may take longer than its own bounds say, before it is given up."""
+_HANGS_AFTER = 10.0
+"""Seconds without an answer to a health check after which a gateway is ended: on a busy machine two are soon gone."""
 
 
 def open_serving(state: Path) -> LocalServing:
@@ -230,7 +232,7 @@ class LocalServing:
         """The gateway with these settings, started if there is none."""
         old = alive.read(self._record(settings.name))
         running = old if old is not None and alive.is_alive(old) else None
-        if running is not None and not alive.health(running):  # it hangs, or is just dying
+        if running is not None and not alive.health(running, _HANGS_AFTER):  # it hangs, or is just dying
             process.end(running, self._stopped_within)
             running = None
         process.end_others(self._started(settings.name), running, self._stopped_within)
