@@ -10,7 +10,7 @@ from pathlib import Path
 
 from benchmarks import report
 from benchmarks.environments import HERE
-from benchmarks.loop import canary, drift, false_alarms
+from benchmarks.loop import canary, drift, false_alarms, monitor
 from benchmarks.loop.bench import Bench
 from benchmarks.measures import Findings, Target
 from drivetrain.errors import DrivetrainError
@@ -18,6 +18,7 @@ from drivetrain.errors import DrivetrainError
 RACES: Mapping[str, Callable[[Bench], Findings]] = {
     "drift": drift.race,
     "false_alarms": false_alarms.race,
+    "monitor": lambda bench: monitor.race(bench.say),
     "canary": lambda bench: canary.race(bench.say),
 }
 
