@@ -1,0 +1,130 @@
+"""Images: a bundle made into an OCI image without a daemon, and the registries that images are pushed to.
+
+Words are those of the OCI specifications: a *blob* is bytes named by their digest, a *manifest* names the config blob and the layer
+blobs of an image, a *referrer* is a manifest that names another one as its subject (signature, SBOM, provenance).
+A *reference* is written as Docker writes it: `HOST[:PORT]/REPOSITORY[:TAG][@DIGEST]`.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol
+
+MANIFEST = "application/vnd.oci.image.manifest.v1+json"
+INDEX = "application/vnd.oci.image.index.v1+json"
+CONFIG = "application/vnd.oci.image.config.v1+json"
+LAYER = "application/vnd.oci.image.layer.v1.tar"
+LAYER_GZIP = "application/vnd.oci.image.layer.v1.tar+gzip"
+LAYER_ZSTD = "application/vnd.oci.image.layer.v1.tar+zstd"
+EMPTY = "application/vnd.oci.empty.v1+json"
+
+PIECE = 1 << 20
+"""Bytes that are read, digested and sent at a time: no blob is ever held in memory whole."""
+
+
+@dataclass(frozen=True, slots=True)
+class Blob:
+    """Bytes by digest (`sha256:` and 64 hexadecimal digits). `size` is in bytes; `path` is where they lie here, None where they
+    are known to lie in a registry alone (a base image's layers)."""
+
+    digest: str
+    size: int
+    media_type: str
+    path: Path | None = None
+    annotations: Mapping[str, str] = field(default_factory=dict)
+
+    def descriptor(self) -> dict[str, object]:
+        """How a manifest names it."""
+        told: dict[str, object] = {"mediaType": self.media_type, "digest": self.digest, "size": self.size}
+        return told | ({"annotations": dict(self.annotations)} if self.annotations else {})
+
+
+@dataclass(frozen=True, slots=True)
+class Image:
+    """An image: its manifest as the bytes that `digest` is of, and every blob that the manifest names."""
+
+    manifest: bytes
+    digest: str
+    config: Blob
+    layers: Sequence[Blob]
+    annotations: Mapping[str, str]
+
+    @property
+    def blobs(self) -> tuple[Blob, ...]:
+        """Layers, least likely to change first, and the config."""
+        return (*self.layers, self.config)
+
+    @property
+    def size(self) -> int:
+        """Bytes of all blobs, as they are stored and sent."""
+        return sum(blob.size for blob in self.blobs)
+
+    @property
+    def media_type(self) -> str:
+        """The manifest's own media type."""
+        return str(json.loads(self.manifest).get("mediaType", MANIFEST))
+
+
+@dataclass(frozen=True, slots=True)
+class Pushed:
+    """An image that is in a registry now. `ref` ends with `@DIGEST`; `bytes_sent` went over the wire, `bytes_mounted` were there in
+    another repository; `seconds` from the first request to the moved tag."""
+
+    ref: str
+    digest: str
+    bytes_sent: int
+    bytes_mounted: int
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Referrer:
+    """A manifest that names another one as its subject."""
+
+    digest: str
+    artifact_type: str
+    size: int
+    annotations: Mapping[str, str] = field(default_factory=dict)
+
+
+class Registry(Protocol):
+    """Registries that speak OCI's distribution API.
+
+    Every verb raises `Unavailable` when the registry does not answer, `SystemFault` when it refuses (credentials, names), and
+    `CorruptArtifact` when bytes do not have the digest that names them.
+    """
+
+    def push(self, image: Image, ref: str, *, mount_from: Sequence[str] = ()) -> Pushed:
+        """Sends the blobs that the registry lacks, then the manifest, and moves the tag last: a push that fails has published
+        nothing. `mount_from` are repositories of the same registry that may hold blobs already."""
+        ...
+
+    def resolve(self, ref: str) -> str | None:
+        """The digest that the reference stands for now; None if there is no such tag or manifest."""
+        ...
+
+    def manifest(self, ref: str) -> bytes:
+        """The manifest's bytes, verified where the reference has a digest. Raises `KeyError` if there is none."""
+        ...
+
+    def blob(self, ref: str, digest: str, target: Path) -> Path:
+        """Writes the blob of the reference's repository to the file `target`, verified, and returns it."""
+        ...
+
+    def attach(
+        self,
+        ref: str,
+        subject: str,
+        artifact_type: str,
+        blobs: Sequence[Blob],
+        annotations: Mapping[str, str] | None = None,
+    ) -> str:
+        """Publishes the blobs as a referrer of the manifest whose digest is `subject`; returns the referrer's digest."""
+        ...
+
+    def referrers(self, ref: str, digest: str) -> Sequence[Referrer]:
+        """What names the manifest of that digest as its subject."""
+        ...
