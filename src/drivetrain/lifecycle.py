@@ -82,9 +82,19 @@ STAGES: tuple[Stage, ...] = (
         still_holds="drivetrain.wiring:tracking_there",
     ),
     Stage(
+        "package", "the version becomes an image, where the definition asks for one",
+        inputs={"model": "train.model", "definitions": "features.definitions", "version": "register.version"},
+        reads=(
+            "name", "lock", "train.function", "package", "serving.runner", "serving.cog", "serving.grpc_port", "serving.batch",
+            "serving.limits",
+        ),
+        loads=("serving", "train"), needs=("serving", "images"), version=1,
+    ),
+    Stage(
         "deploy", "the version answers at its endpoint and becomes the champion",
         inputs={
             "model": "train.model", "definitions": "features.definitions", "version": "register.version",
+            "image": "package.image",
         },
         reads=(
             "name", "features.online", "train.function", "monitoring.sample", "monitoring.capture", "serving.runner", "serving.cog",

@@ -96,6 +96,12 @@ class RegisterOutputs:
 
 
 @dataclass(frozen=True, slots=True)
+class PackageOutputs:
+    image: Reference | None
+    """The image that the version was packaged into; `id` ends with its digest. None: the definition asks for none."""
+
+
+@dataclass(frozen=True, slots=True)
 class DeployOutputs:
     revision: Reference
     """The endpoint that answers; `id` is the revision's name, `detail["url"]` where it answers."""

@@ -13,6 +13,7 @@ from typing import Any
 
 from drivetrain import champion, lifecycle
 from drivetrain.backends.features import LOOKUP_PLAN, SQLITE_FILE
+from drivetrain.backends.images import Images
 from drivetrain.backends.objects import Objects
 from drivetrain.backends.runner import Plan, Progress, Step, WorkerContext
 from drivetrain.backends.serving import Serving
@@ -34,6 +35,8 @@ ANSWERS: Mapping[str, Mapping[str, str]] = {
     "checks": {"great_expectations": "drivetrain.backends.checks.great_expectations:open_checks"},
     "tracking": {"mlflow": "drivetrain.backends.tracking.mlflow:open_tracking"},
     "serving": {"local": "drivetrain.backends.serving.local:open_serving"},
+    "images": {"oci": "drivetrain.backends.images.oci:open_images"},
+    "registry": {"oras": "drivetrain.backends.images.registry:open_registry"},
     "runner": {"local": "drivetrain.backends.runner.local:LocalRunner"},
 }
 """Need -> answer -> "module:function"; a module is imported when its answer is chosen, never before."""
@@ -62,6 +65,18 @@ def project_objects(project: Project) -> Objects:
 def serving(state: Path) -> Serving:
     """Where revisions run, on this machine."""
     found: Serving = answer("serving", "local")(state)
+    return found
+
+
+def images(state: Path) -> Images:
+    """What makes images, with the user's store of what was made before; the project's own where the user has no place for it."""
+    home = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
+    store = Path(home) / "drivetrain" / "images"
+    try:
+        store.mkdir(parents=True, exist_ok=True)
+    except OSError:
+        store = state / "images"
+    found: Images = answer("images", "oci")(store, lambda: answer("registry", "oras")())
     return found
 
 
@@ -100,6 +115,7 @@ def _needs(wanted: Sequence[str], state: Path, target: Target) -> dict[str, Any]
         "checks": lambda: answer("checks", "great_expectations")(),
         "tracking": lambda: tracking(state, target),
         "serving": lambda: serving(state),
+        "images": lambda: images(state),
     }
     return {need: opened[need]() for need in wanted}
 
@@ -188,7 +204,7 @@ def _step(project: Project, row: lifecycle.Stage, told: Mapping[str, Any]) -> St
 
 def _modules(project: Project, row: lifecycle.Stage) -> list[str]:
     """The answers' modules that the stage will import."""
-    if row.name == "features" and project.definition.features is None:
+    if row.name in ("features", "package") and getattr(project.definition, row.name) is None:
         return []
     only_answers = {need: next(iter(ANSWERS[need].values())) for need in row.needs}
     return [name.partition(":")[0] for name in only_answers.values()]

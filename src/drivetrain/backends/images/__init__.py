@@ -8,10 +8,10 @@ A *reference* is written as Docker writes it: `HOST[:PORT]/REPOSITORY[:TAG][@DIG
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 MANIFEST = "application/vnd.oci.image.manifest.v1+json"
 INDEX = "application/vnd.oci.image.index.v1+json"
@@ -88,6 +88,86 @@ class Referrer:
     artifact_type: str
     size: int
     annotations: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Layer:
+    """A blob of an image's file system. `diff_id` is the digest of the uncompressed tar; `made` says in a line what it holds."""
+
+    blob: Blob
+    diff_id: str
+    made: str
+
+
+@dataclass(frozen=True, slots=True)
+class Wheel:
+    """A Python package's wheel. `sha256` are the hexadecimal digits of the file's digest; `size` is the file's, in bytes."""
+
+    name: str
+    version: str
+    file: str
+    sha256: str
+    size: int
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """What an image is to be made of.
+
+    `bundle` is a directory with `cog.yaml`, the runner, `.cog/openapi_schema.json` and `model/`; `name` the model's in KServe's routes.
+    `base` is a path relative to `folder`, or a reference; None: chosen from `cog.yaml`. `pins` is the text of a lock file; `weights` the
+    digest of the files in `model/`, where it is known. `arguments` are further ones of the replica; `grpc` whether they have it speak
+    gRPC.
+    """
+
+    bundle: Path
+    name: str
+    folder: Path
+    platform: str = "linux/amd64"
+    base: str | None = None
+    pins: str = ""
+    weights: str = ""
+    uid: int = 10001
+    grpc: bool = False
+    arguments: Sequence[str] = ()
+    annotations: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Built:
+    """An image, its weights as an image of their own (None where the bundle has none), and what went into it. `base` is the digest of
+    what it stands on; `compiled` says whether Python's bytecode is in it."""
+
+    image: Image
+    weights: Image | None
+    packages: Sequence[Wheel]
+    base: str
+    layers: Sequence[Layer]
+    compiled: bool
+
+
+class Images(Protocol):
+    """What makes images of bundles, and knows where they go."""
+
+    def build(self, recipe: Recipe, say: Callable[[str], None]) -> Built:
+        """The image; what was made before is found again.
+
+        Raises `StageError` for a bundle, `cog.yaml`, base or requirements that no image can be made of, `Unavailable` if a package index
+        or registry does not answer, `SystemFault` if the disk is full.
+        """
+        ...
+
+    def write(self, image: Image, folder: Path, tag: str) -> Path:
+        """Adds the image to the OCI image layout at `folder`. Raises `StageError` if the folder holds something else."""
+        ...
+
+    def push(self, built: Built, ref: str) -> Pushed:
+        """Sends the image; raises what `Registry.push` raises."""
+        ...
+
+    def config(self, ref: str) -> tuple[str, Mapping[str, Any]]:
+        """The digest and the config of an image in a registry. Raises `StageError` if there is none of that reference."""
+        ...
 
 
 class Registry(Protocol):

@@ -8,61 +8,38 @@ Nothing of it runs in a container, unless `cog.yaml` asks for system packages or
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from drivetrain.backends.images import Image, Registry, bases, commands, config, opening, runtime, unpacked
+from drivetrain.backends.images import (
+    Built,
+    Layer,
+    Recipe,
+    Registry,
+    Wheel,
+    bases,
+    commands,
+    config,
+    opening,
+    runtime,
+    unpacked,
+)
 from drivetrain.backends.images.cog import CogFile
 from drivetrain.backends.images.cog import read as read_cog
 from drivetrain.backends.images.contents import Contents
 from drivetrain.backends.images.opening import Base
-from drivetrain.backends.images.store import Layer, Store
-from drivetrain.backends.images.wheels import Wanted, Wheel, Wheels
+from drivetrain.backends.images.store import Store
+from drivetrain.backends.images.wheels import Wanted, Wheels
 
 _HOME = "/tmp"
 """The user has no directory of his own, and the root file system may be read-only: what libraries keep for themselves goes there."""
 _SCHEMA = Path(".cog") / "openapi_schema.json"
 
 
-@dataclass(frozen=True, slots=True)
-class Recipe:
-    """What an image is to be made of.
-
-    `bundle` is a directory with `cog.yaml`, the runner, `.cog/openapi_schema.json` and `model/`; `name` the model's in KServe's routes.
-    `base` is a path relative to `folder`, or a reference; None: chosen from `cog.yaml`. `pins` is the text of a lock file; `weights` the
-    digest of the files in `model/`, where it is known. `arguments` are further ones of the replica.
-    """
-
-    bundle: Path
-    name: str
-    folder: Path
-    platform: str = "linux/amd64"
-    base: str | None = None
-    pins: str = ""
-    weights: str = ""
-    uid: int = 10001
-    grpc: bool = False
-    arguments: Sequence[str] = ()
-    annotations: Mapping[str, str] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, slots=True)
-class Built:
-    """An image, its weights as an image of their own, and what went into it."""
-
-    image: Image
-    weights: Image | None
-    packages: Sequence[Wheel]
-    base: str
-    layers: Sequence[Layer]
-    compiled: bool
-
-
 class Builder:
     """Builds images; what it has made once it finds again in `store`."""
 
-    def __init__(self, store: Path, registry: Registry | None, say: Callable[[str], None]) -> None:
+    def __init__(self, store: Path, registry: Callable[[], Registry], say: Callable[[str], None]) -> None:
         self.store = Store(store)
         self._registry = registry
         self._say = say

@@ -9,9 +9,9 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from drivetrain.backends.images import Image, layout
+from drivetrain.backends.images import Image, Layer, layout
 from drivetrain.backends.images.layers import WHEN
-from drivetrain.backends.images.store import Layer, Store
+from drivetrain.backends.images.store import Store
 from drivetrain.errors import StageError
 from drivetrain.records import digest as digest_of
 

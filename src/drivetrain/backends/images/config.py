@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from drivetrain.backends.images import CONFIG, MANIFEST, Blob, Image
+from drivetrain.backends.images import CONFIG, MANIFEST, Blob, Image, Layer
 from drivetrain.backends.images.layers import WHEN
-from drivetrain.backends.images.store import Layer, Store
+from drivetrain.backends.images.store import Store
 
 PORT = 5000
 SOURCE = "/src"

@@ -10,16 +10,19 @@ from pathlib import Path, PurePosixPath
 from typing import IO
 from zipfile import ZIP_STORED, ZipFile, ZipInfo
 
-from drivetrain.backends.images import layers, runtime, unpacked, wheels
+from drivetrain import __version__
+from drivetrain.backends.images import Layer, Wheel, layers, runtime, unpacked, wheels
 from drivetrain.backends.images.layers import Entry
-from drivetrain.backends.images.store import Layer, Sink, Store
-from drivetrain.backends.images.wheels import Wheel, Wheels
+from drivetrain.backends.images.store import Sink, Store
+from drivetrain.backends.images.wheels import Wheels
 
 _BIG = 4 * 1024 * 1024
 """Bytes of a wheel from which on it is a layer of its own: a new dependency then moves that one alone."""
 _MOST_BIG = 32
 """Layers of big wheels; storage drivers stack little more than a hundred layers, and the base has some."""
 _MODEL = "model"
+_METADATA = f"Metadata-Version: 2.1\nName: drivetrain\nVersion: {__version__}\n"
+"""So that the replica finds its own version."""
 
 
 class Contents:
@@ -89,6 +92,7 @@ class Contents:
         told = f"home = {directory}\ninclude-system-site-packages = false\nversion = {self._python}\n"
         entries = [
             layers.content(f"{home}/pyvenv.cfg", told.encode()),
+            layers.content(f"{self._site}/drivetrain-{__version__}.dist-info/METADATA", _METADATA.encode()),
             layers.link(f"{home}/bin/python", interpreter),
             layers.link(f"{home}/bin/python3", "python"),
             layers.link(f"{home}/bin/python{self._python}", "python"),

@@ -11,13 +11,13 @@ import json
 import lzma
 import re
 import tarfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, cast
 
-from drivetrain.backends.images import LAYER_GZIP, PIECE, Blob, Image, Registry, layout
-from drivetrain.backends.images.store import Layer, Sink, Store
+from drivetrain.backends.images import LAYER_GZIP, PIECE, Blob, Image, Layer, Registry, layout
+from drivetrain.backends.images.store import Sink, Store
 from drivetrain.errors import CorruptArtifact, StageError
 from drivetrain.records import digest as digest_of
 
@@ -49,7 +49,7 @@ class Base:
         return self.pythons[version]
 
 
-def open_base(name: str, folder: Path, platform: str, store: Store, registry: Registry | None) -> Base:
+def open_base(name: str, folder: Path, platform: str, store: Store, registry: Callable[[], Registry]) -> Base:
     """The base of that name: a path (relative to `folder`; `FOLDER:TAG` for one of a layout's images), or else a reference.
 
     Raises `StageError` if it cannot be one, and what the registry raises.
@@ -58,7 +58,7 @@ def open_base(name: str, folder: Path, platform: str, store: Store, registry: Re
     if found is None:
         if name.startswith((".", "/")):
             raise StageError(f"the base {name} does not exist")
-        return _of_image(name, _from_registry(name, platform, store, registry), platform, store, is_local=False)
+        return _of_image(name, _from_registry(name, platform, store, registry()), platform, store, is_local=False)
     path, tag = found
     if path.is_dir():
         return _of_image(name, layout.read(path, platform, tag), platform, store, is_local=True)
@@ -108,9 +108,7 @@ def _kept(blob: Blob, store: Store) -> Blob:
     return kept
 
 
-def _from_registry(name: str, platform: str, store: Store, registry: Registry | None) -> Image:
-    if registry is None:
-        raise StageError(f"the base {name} is no file or folder here")
+def _from_registry(name: str, platform: str, store: Store, registry: Registry) -> Image:
     manifest = registry.manifest(name)
     told = json.loads(manifest)
     repository = _repository(name)

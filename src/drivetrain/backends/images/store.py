@@ -12,24 +12,14 @@ import json
 import os
 import tempfile
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
-from drivetrain.backends.images import LAYER, PIECE, Blob
+from drivetrain.backends.images import LAYER, PIECE, Blob, Layer
 from drivetrain.records import digest as digest_of
 
 _FORM = 1
 """Part of every key; raised when the bytes of layers made of the same things change."""
-
-
-@dataclass(frozen=True, slots=True)
-class Layer:
-    """A blob of an image's file system. `diff_id` is the digest of the uncompressed tar; `made` says in a line what it holds."""
-
-    blob: Blob
-    diff_id: str
-    made: str
 
 
 class Sink:

@@ -19,6 +19,7 @@ from pathlib import Path
 from packaging.requirements import InvalidRequirement, Requirement
 from packaging.utils import canonicalize_name, parse_wheel_filename
 
+from drivetrain.backends.images import Wheel
 from drivetrain.backends.images.store import Store
 from drivetrain.errors import StageError, SystemFault, Unavailable
 from drivetrain.records import digest as digest_of
@@ -31,17 +32,6 @@ GLIBC = 28
 _UNREACHABLE = re.compile(r"Connection|Max retries|Timeout|timed out|Temporary failure|Name or service not known", re.I)
 _NO_WHEEL = re.compile(r"No matching distribution found for (\S+)")
 _NO_SUCH = re.compile(r"from versions: none")
-
-
-@dataclass(frozen=True, slots=True)
-class Wheel:
-    """A package's wheel. `sha256` are the hexadecimal digits of the file's digest; `size` is the file's, in bytes."""
-
-    name: str
-    version: str
-    file: str
-    sha256: str
-    size: int
 
 
 @dataclass(frozen=True, slots=True)
