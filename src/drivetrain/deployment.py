@@ -7,9 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from drivetrain import champion, service, wiring
+from drivetrain import champion, packaging, service, wiring
+from drivetrain.backends.images import Recipe
 from drivetrain.backends.serving import Endpoint, Status
 from drivetrain.champion import Champion
+from drivetrain.definition.packaging import Package
 from drivetrain.errors import UsageError
 from drivetrain.project import Project
 from drivetrain.records import DeployOutputs, Record, RegisterOutputs, TrainOutputs, decode
@@ -52,6 +54,18 @@ def of_revision(opened: Project, revision: str) -> Deployed | None:
         if outputs is not None and outputs.revision.id == revision:
             return Deployed(run_id, outputs)
     return None
+
+
+def recipe(opened: Project, deployed: Deployed, bundle: Path) -> Recipe:
+    """How the image of what was deployed is built; `bundle` is a directory to put it into, as the run laid it out."""
+    wiring.project_objects(opened).get(deployed.outputs.bundle, bundle)
+    trained = _outputs(opened, deployed.run_id, "train", TrainOutputs)
+    row = opened.journal.run(deployed.run_id)
+    return packaging.recipe(
+        opened.definition.name, opened.definition.package or Package(), opened.definition.serving, opened.root,
+        opened.definition.lock, bundle, trained.model.digest if trained else "",
+        str(deployed.outputs.bundle.metadata["version"]), str(row.facts.get("commit") or "") if row else "",
+    )  # fmt: skip
 
 
 def bring_up(opened: Project, deployed: Deployed) -> Endpoint:

@@ -42,6 +42,10 @@ ANSWERS: Mapping[str, Mapping[str, str]] = {
 """Need -> answer -> "module:function"; a module is imported when its answer is chosen, never before."""
 
 
+_MICROK8S = "localhost:32000"
+"""MicroK8s's own registry, once its add-on `registry` is on."""
+
+
 def answer(need: str, name: str) -> Callable[..., Any]:
     """What opens the answer of that name."""
     module, _, attribute = ANSWERS[need][name].partition(":")
@@ -78,6 +82,14 @@ def images(state: Path) -> Images:
         store = state / "images"
     found: Images = answer("images", "oci")(store, lambda: answer("registry", "oras")())
     return found
+
+
+def image_goes_to(definition: Definition, target: Target) -> str | None:
+    """Where images are pushed: as the definition says, or else into the registry that the target has itself (MicroK8s's add-on)."""
+    part = definition.package
+    if part is None or part.image is not None:
+        return None
+    return part.push or (f"{_MICROK8S}/{definition.name}" if target.platform == "microk8s" else None)
 
 
 def tracking(state: Path, target: Target) -> Any:
@@ -128,6 +140,8 @@ def fingerprint(project: Project, row: lifecycle.Stage) -> str:
     parameters: dict[str, Any] = {key: _at(project.dumped, key) for key in row.reads}
     if row.name == "ingest":
         parameters["files"] = project.source_digests() | _remote_versions(project)
+    if row.name == "package":
+        parameters["push"] = image_goes_to(project.definition, project.target)
     code = code_digest(project.root, [file for part in row.loads for file in project.definition.user_files(part)])
     return graph.fingerprint(row.name, row.version, parameters, code, project.lock_digest)
 
@@ -225,13 +239,21 @@ def execute(context: WorkerContext, told: Mapping[str, Any], inputs: Mapping[str
         state=state,
         work=context.work,
         objects=objects(told["objects"], target.s3_endpoint),
-        definition=only(definition, row.parts),
+        definition=only(_sent(definition, target), row.parts),
         fingerprints={name: str(told["facts"][name]) for name in ("definition", "code", "lock", "commit")},
         say=context.say,
     )
     # The user's code may name files as the definition does: from the project, wherever the command was typed.
     with contextlib.chdir(stage_context.project):
         return module.run(stage_context, module.Inputs(**inputs), **_needs(row.needs, state, target))
+
+
+def _sent(definition: Definition, target: Target) -> Definition:
+    """The definition with the place that images go to on this target."""
+    if definition.package is None:
+        return definition
+    part = definition.package.model_copy(update={"push": image_goes_to(definition, target)})
+    return definition.model_copy(update={"package": part})
 
 
 def only(definition: Definition, parts: set[str]) -> Definition:

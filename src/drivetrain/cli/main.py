@@ -19,6 +19,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "show": ("history", "Show one run: stages, digests, metrics, timings."),
     "logs": ("history", "Print what the stages of a run printed."),
     "lineage": ("lineage", "Walk from a version, run or prediction back to its data."),
+    "package": ("package", "Make an image of the champion, without Docker."),
     "deploy": ("serve", "Bring the champion up again, or stop it."),
     "serve": ("serve", "Serve the champion until Ctrl-C."),
     "predict": ("predict", "Ask the endpoint for a prediction."),

@@ -1,0 +1,95 @@
+"""`drivetrain package`: the champion as an image."""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import click
+
+from drivetrain import deployment, packaging, project, wiring
+from drivetrain.backends.images import Built, Layer, Pushed
+from drivetrain.cli import output
+from drivetrain.errors import UsageError
+
+
+@click.command()
+@click.argument("project_path", metavar="[PROJECT]", required=False, type=click.Path(exists=True))
+@click.option(
+    "--push", metavar="REF", help="Push it: HOST[:PORT]/REPOSITORY[:TAG]. Default: package.push, if there is one."
+)
+@click.option(
+    "--output", "folder", metavar="DIR", type=click.Path(file_okay=False), help="Write it as an OCI image layout."
+)
+@click.option(
+    "--target", default="local", show_default=True, help="Whose registry and objects: a target of the definition."
+)
+@click.option("--json", "as_json", is_flag=True, help="As JSON.")
+@click.pass_obj
+def package(
+    where: str, project_path: str | None, push: str | None, folder: str | None, target: str, as_json: bool
+) -> None:
+    """Make an image of the champion: of this project, or of the one at PROJECT.
+
+    No daemon, no container and no root is needed. What was made before is used again: a new model adds its weights, a change of the code
+    a few kilobytes.
+    """
+    opened = project.open_project(Path(project_path or where), target=target)
+    part = opened.definition.package
+    if part is not None and part.image is not None:
+        raise UsageError(
+            f"package.image names an image that is there already: {part.image}",
+            hint="without that key the image is made here",
+        )
+    began = time.monotonic()
+    images, deployed = wiring.images(opened.state), deployment.leading(opened)
+    with tempfile.TemporaryDirectory(prefix="drivetrain-") as directory:
+        recipe = deployment.recipe(opened, deployed, Path(directory) / "bundle")
+        built = images.build(recipe, lambda text: click.echo(f"package … {text}", err=True))
+    seconds, version = time.monotonic() - began, str(deployed.outputs.bundle.metadata["version"])
+    if folder is not None:
+        images.write(built.image, Path(folder), version)
+    # Asked for a folder alone, it goes to no registry.
+    ref = push or (None if folder else wiring.image_goes_to(opened.definition, opened.target))
+    pushed = images.push(built, packaging.tagged(ref, version)) if ref else None
+    _tell(built, pushed, folder, seconds, as_json)
+
+
+def _tell(built: Built, pushed: Pushed | None, folder: str | None, seconds: float, as_json: bool) -> None:
+    if as_json:
+        output.as_json(_document(built, pushed, folder, seconds))
+        return
+    output.table(["layer", "size", "digest"], [[*_row(layer)] for layer in built.layers])
+    click.echo(f"\nimage {built.image.digest}  {output.size(built.image.size)}, built in {output.seconds(seconds)}")
+    if folder is not None:
+        click.echo(f"written to {folder}: skopeo, podman and buildah know it as oci:{folder}")
+    if pushed is not None:
+        click.echo(f"pushed to {pushed.ref}: {output.size(pushed.bytes_sent)} in {output.seconds(pushed.seconds)}")
+    if folder is None and pushed is None:
+        click.echo("  it is kept in the builder's store alone; --push REF or --output DIR takes it somewhere", err=True)
+
+
+def _row(layer: Layer) -> tuple[str, str, str]:
+    made = layer.made if len(layer.made) <= 60 else f"{layer.made[:57]}..."
+    return made, output.size(layer.blob.size), output.short(layer.blob.digest.removeprefix("sha256:"))
+
+
+def _document(built: Built, pushed: Pushed | None, folder: str | None, seconds: float) -> dict[str, Any]:
+    return {
+        "digest": built.image.digest,
+        "size": built.image.size,
+        "base": built.base,
+        "weights": built.weights.digest if built.weights else None,
+        "seconds": round(seconds, 3),
+        "layers": [
+            {"made": layer.made, "size": layer.blob.size, "digest": layer.blob.digest} for layer in built.layers
+        ],
+        "packages": [f"{wheel.name}=={wheel.version}" for wheel in built.packages],
+        "output": folder,
+        "pushed": None if pushed is None else {
+            "ref": pushed.ref, "bytes_sent": pushed.bytes_sent, "bytes_mounted": pushed.bytes_mounted,
+            "seconds": round(pushed.seconds, 3),
+        },
+    }  # fmt: skip
