@@ -81,7 +81,7 @@ def _console_scripts(wheel: ZipFile) -> Iterator[Entry]:
             found.optionxform = str  # type: ignore[assignment,method-assign]
             found.read_string(wheel.read(name).decode())
             for script, target in found.items("console_scripts") if found.has_section("console_scripts") else ():
-                module, _, attribute = target.partition("[")[0].strip().partition(":")
+                module, _, attribute = ("".join(target.partition("[")[0].split())).partition(":")
                 top = attribute.partition(".")[0]
                 text = (
                     f"#!/{HOME}/bin/python\nimport sys\nfrom {module} import {top}\n"
