@@ -109,9 +109,11 @@ def _kept(blob: Blob, store: Store) -> Blob:
 
 
 def _from_registry(name: str, platform: str, store: Store, registry: Registry) -> Image:
-    manifest = registry.manifest(name)
+    digest, repository = registry.resolve(name), _repository(name)
+    if digest is None:
+        raise StageError(f"there is no image {name}, which the base is to be")
+    manifest = registry.manifest(f"{repository}@{digest}")
     told = json.loads(manifest)
-    repository = _repository(name)
     if "manifests" in told:
         fitting = layout.of_platform(told["manifests"], platform)
         if not fitting:
