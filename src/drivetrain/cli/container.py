@@ -51,7 +51,7 @@ def _built(opened: Project, containers: Containers) -> str:
     with tempfile.TemporaryDirectory(prefix="drivetrain-") as directory:
         recipe = deployment.recipe(opened, deployed, Path(directory) / "bundle")
         built = images.build(recipe, lambda text: click.echo(f"package … {text}", err=True))
-        return containers.load(images.write(built.image, Path(directory) / "layout", "latest"))
+        return containers.load(images.write(built.image, Path(directory) / opened.definition.name, "latest"))
 
 
 def _wait_until_ready(containers: Containers, container: Container, url: str) -> None:

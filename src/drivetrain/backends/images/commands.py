@@ -6,6 +6,7 @@ import json
 import shutil
 import subprocess
 import tempfile
+import uuid
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -45,42 +46,40 @@ def layer(image: Image, commands: Sequence[str], store: Store, platform: str) ->
         )
     with tempfile.TemporaryDirectory(prefix="commands-", dir=store.root) as directory:
         place = Path(directory)
-        layout.write(image, place / "before")
-        _carry_out(program, place, commands)
-        made = layout.read(place / "after", platform).layers[-1]
-        if made.path is None:
+        # buildah makes an image's name of the folder's; it keeps what others of this name are at apart.
+        before = f"before-{uuid.uuid4().hex}"
+        layout.write(image, place / before)
+        _carry_out(program, place, before, commands)
+        made = layout.read(place / "after", platform)
+        blob, config = made.layers[-1], made.config
+        if blob.path is None or config.path is None:
             raise StageError("buildah wrote no layer")
-        blob = store.copy(made.media_type, made.path)
-        diff_id = _diff_id(place / "after", platform)
-    return store.remember(key, Layer(blob, diff_id, f"commands {'; '.join(commands)}"))
+        diff_id = str(json.loads(config.path.read_bytes())["rootfs"]["diff_ids"][-1])
+        kept = store.copy(blob.media_type, blob.path)
+    return store.remember(key, Layer(kept, diff_id, f"commands {'; '.join(commands)}"))
 
 
-def _carry_out(program: str, place: Path, commands: Sequence[str]) -> None:
-    container = _run([program, "from", "--pull-never", f"oci:{place / 'before'}:latest"], "the image")
+def _carry_out(program: str, place: Path, before: str, commands: Sequence[str]) -> None:
+    def run(what: str, *words: str) -> str:
+        ended = subprocess.run(
+            [program, *words], capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL, cwd=place
+        )
+        if ended.returncode != 0:
+            said = (ended.stderr.strip() or ended.stdout.strip())[-1000:]
+            raise StageError(f"buildah ended with {ended.returncode} at {what}: {said}")
+        return ended.stdout.strip()
+
+    container = run("the image", "from", "--pull-never", "--name", before, f"oci:{before}:latest").splitlines()[-1]
     try:
         for command in commands:
-            words = [program, "run", "--network", "host", "--user", "0:0", "--workingdir", "/", container]
-            _run([*words, "--", "/bin/sh", "-ec", command], _short(command))
-        words = [program, "commit", "--quiet", "--disable-compression", "--timestamp", str(WHEN)]
-        _run([*words, "--format", "oci", container, f"oci:{place / 'after'}:latest"], "what the commands made")
+            where = ("--network", "host", "--user", "0:0", "--workingdir", "/")
+            run(_short(command), "run", *where, container, "--", "/bin/sh", "-ec", command)
+        how = ("--quiet", "--disable-compression", "--timestamp", str(WHEN), "--format", "oci")
+        run("what the commands made", "commit", *how, container, "oci:after:latest")
     finally:
-        subprocess.run([program, "rm", container], capture_output=True, check=False)
-
-
-def _run(words: Sequence[str], what: str) -> str:
-    ended = subprocess.run(words, capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL)
-    if ended.returncode != 0:
-        said = (ended.stderr.strip() or ended.stdout.strip())[-1000:]
-        raise StageError(f"buildah ended with {ended.returncode} at {what}: {said}")
-    return ended.stdout.strip().splitlines()[-1] if ended.stdout.strip() else ""
+        for words in (("rm", container), ("rmi", f"localhost/{before}:latest")):
+            subprocess.run([program, *words], capture_output=True, check=False)
 
 
 def _short(command: str) -> str:
     return command if len(command) <= 80 else f"{command[:77]}..."
-
-
-def _diff_id(folder: Path, platform: str) -> str:
-    config = layout.read(folder, platform).config
-    if config.path is None:
-        raise StageError("buildah wrote no config")
-    return str(json.loads(config.path.read_bytes())["rootfs"]["diff_ids"][-1])

@@ -35,7 +35,7 @@ class Containers:
         self._is_podman = Path(found).name == "podman"
 
     def load(self, layout: Path) -> str:
-        """Takes the image of an OCI image layout and returns its id.
+        """Takes the image of an OCI image layout and returns its id; it is called `localhost/NAME` there, after the folder.
 
         Raises `StageError` with Docker, which takes images from registries alone.
         """
@@ -44,7 +44,8 @@ class Containers:
                 "Docker takes images from registries alone",
                 hint="push the image and name it: --from-image REF; or use podman",
             )
-        return self._run("pull", "--quiet", f"oci:{layout}")
+        # Relative, since a name is made of the whole path, and not every path can be one.
+        return self._run("pull", "--quiet", f"oci:{layout.name}", cwd=layout.parent)
 
     def start(self, image: str, host: str, port: int) -> Container:
         """Starts a container of the image, by id or reference; `port` 0 is any free one of the address `host`."""
@@ -74,9 +75,9 @@ class Containers:
         self._run("stop", "--time", str(_STOP), container.id)
         self._run("rm", "--force", container.id)
 
-    def _run(self, *words: str) -> str:
+    def _run(self, *words: str, cwd: Path | None = None) -> str:
         ended = subprocess.run(
-            [self._program, *words], capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL
+            [self._program, *words], capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL, cwd=cwd
         )
         if ended.returncode != 0:
             name = Path(self._program).name

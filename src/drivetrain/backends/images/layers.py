@@ -101,7 +101,7 @@ def write(sink: Sink, entries: Iterable[Entry]) -> None:
     clash = directories & set(by_name)
     if clash:
         raise StageError(f"{sorted(clash)[0]} is both a file and a directory")
-    with tarfile.open(fileobj=sink, mode="w|", format=tarfile.PAX_FORMAT, bufsize=PIECE, copybufsize=PIECE) as tar:  # type: ignore[call-overload]
+    with tarfile.TarFile(fileobj=sink, mode="w", format=tarfile.PAX_FORMAT, copybufsize=PIECE) as tar:  # type: ignore[arg-type]
         for name in sorted({*by_name, *directories}):
             if name in by_name:
                 _add(tar, name, by_name[name])

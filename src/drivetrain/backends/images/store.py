@@ -37,6 +37,10 @@ class Sink:
         self.total += len(piece)
         return len(piece)
 
+    def tell(self) -> int:
+        """Where the next piece goes, as a file says it."""
+        return self.total
+
     @property
     def digest(self) -> str:
         """Of what has been written so far."""
