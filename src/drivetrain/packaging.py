@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 
-from drivetrain.backends.images import Recipe
-from drivetrain.definition.packaging import Package
+from drivetrain.backends.images import Built, Images, Origin, Pushed, Recipe, Trust
+from drivetrain.definition.packaging import Package, Sign
 from drivetrain.definition.serving import Serving
+from drivetrain.records import Reference
+
+SIGNATURE = "model.sig"
+"""The file of the artifact that holds a model's signature."""
 
 _GRPC_PORT = 8033
 """Where KServe's own servers speak gRPC."""
@@ -52,6 +58,33 @@ def _arguments(serving: Serving) -> list[str]:
 def _annotations(part: Package, version: str, commit: str) -> Mapping[str, str]:
     told = {"version": version, "revision": commit, "source": part.source or ""}
     return {f"{_SPEC}.{key}": value for key, value in told.items() if value}
+
+
+def publish(
+    images: Images, trust: Trust, built: Built, ref: str, origin: Origin, signature: Path | None, say: Callable[[str], None]
+) -> Pushed:  # fmt: skip
+    """Pushes the image with its papers and signatures; the tag moves when all of them are there. `signature` is the model's."""
+    began = time.monotonic()
+    pushed = images.push(built, pinned(ref, built.image.digest))
+    say(f"attached to it: {', '.join(trust.attest(pushed.ref, built, origin, signature))}")
+    tagged = images.push(built, ref)
+    sent = pushed.bytes_sent + tagged.bytes_sent
+    return replace(pushed, bytes_sent=sent, seconds=time.monotonic() - began)
+
+
+def refuse(
+    trust: Trust, sign: Sign | None, model: Path, digest: str, signature: Path | None, image: Reference | None
+) -> None:
+    """Raises `Untrusted`, or `CorruptArtifact` for bytes that are not what their digest says, unless the model and the image in its
+    registry are what was signed, by whom the definition wants it; looks at nothing where the definition does not ask for it.
+
+    `model` is the model's directory and `digest` its artifact's.
+    """
+    if sign is None or sign.check == "nothing":
+        return
+    trust.check_model(model, signature, digest)
+    if image is not None and image.detail.get("pushed"):
+        trust.check_image(image.id, layers=sign.check == "layers")
 
 
 def tagged(reference: str, version: str) -> str:

@@ -99,6 +99,8 @@ class RegisterOutputs:
 class PackageOutputs:
     image: Reference | None
     """The image that the version was packaged into; `id` ends with its digest. None: the definition asks for none."""
+    signature: Artifact | None
+    """`model.sig`, the model's signature, as model-signing writes it. None: nobody signs."""
 
 
 @dataclass(frozen=True, slots=True)

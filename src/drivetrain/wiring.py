@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import os
 import time
 import uuid
@@ -13,13 +14,15 @@ from typing import Any
 
 from drivetrain import champion, lifecycle
 from drivetrain.backends.features import LOOKUP_PLAN, SQLITE_FILE
-from drivetrain.backends.images import Images
+from drivetrain.backends.images import Images, Keys, Registry, Trust
 from drivetrain.backends.objects import Objects
 from drivetrain.backends.runner import Plan, Progress, Step, WorkerContext
 from drivetrain.backends.serving import Serving
 from drivetrain.definition.definition import Definition
+from drivetrain.definition.packaging import Sign
 from drivetrain.definition.parts import Target
 from drivetrain.engines import graph
+from drivetrain.errors import UsageError
 from drivetrain.project import Project
 from drivetrain.records import FeaturesOutputs, Scalar, digest
 from drivetrain.redact import Redactor
@@ -37,6 +40,11 @@ ANSWERS: Mapping[str, Mapping[str, str]] = {
     "serving": {"local": "drivetrain.backends.serving.local:open_serving"},
     "images": {"oci": "drivetrain.backends.images.oci:open_images"},
     "registry": {"oras": "drivetrain.backends.images.registry:open_registry"},
+    "trust": {"oci": "drivetrain.backends.images.trust:open_trust"},
+    "signing": {
+        "key": "drivetrain.backends.images.signing:open_keys",
+        "keyless": "drivetrain.backends.images.keyless:open_keyless",
+    },
     "runner": {"local": "drivetrain.backends.runner.local:LocalRunner"},
 }
 """Need -> answer -> "module:function"; a module is imported when its answer is chosen, never before."""
@@ -74,13 +82,53 @@ def serving(state: Path) -> Serving:
 
 def images(state: Path) -> Images:
     """What makes images, with the user's store of what was made before; the project's own where the user has no place for it."""
+    found: Images = answer("images", "oci")(_image_store(state), _registry)
+    return found
+
+
+def trust(state: Path, project: Path, sign: Sign | None) -> Trust:
+    """What signs models and images, and checks them, as the definition says.
+
+    Raises `UsageError` if the environment variable that should hold the key's password is not set.
+    """
+    keys = _keys(project, sign) if sign is not None else None
+    kind = "keyless" if sign is not None and sign.identity else "key"
+    found: Trust = answer("trust", "oci")(
+        _image_store(state), _registry, None if keys is None else lambda: answer("signing", kind)(keys)
+    )
+    return found
+
+
+def _keys(project: Path, sign: Sign) -> Keys:
+    variable = sign.password_variable
+    if variable is not None and not os.environ.get(variable):
+        raise UsageError(f"the environment variable {variable} is not set", hint="it holds the signing key's password")
+    return Keys(
+        key=project / sign.key if sign.key else None,
+        public_key=project / sign.public_key if sign.public_key else None,
+        password=os.environ[variable] if variable else None,
+        identity=sign.identity or "",
+        issuer=sign.issuer or "",
+    )
+
+
+def _image_store(state: Path) -> Path:
     home = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
     store = Path(home) / "drivetrain" / "images"
     try:
         store.mkdir(parents=True, exist_ok=True)
     except OSError:
         store = state / "images"
-    found: Images = answer("images", "oci")(store, lambda: answer("registry", "oras")())
+    return store
+
+
+def _registry() -> Registry:
+    """Registries, with the credentials that `docker login` and `podman login` keep."""
+    docker = os.environ.get("DOCKER_CONFIG") or os.path.join(os.path.expanduser("~"), ".docker")
+    runtime = os.environ.get("XDG_RUNTIME_DIR") or f"/run/user/{os.getuid() if hasattr(os, 'getuid') else 0}"
+    named = os.environ.get("REGISTRY_AUTH_FILE")
+    files = [Path(named)] if named else [Path(docker) / "config.json", Path(runtime) / "containers" / "auth.json"]
+    found: Registry = answer("registry", "oras")(files)
     return found
 
 
@@ -120,7 +168,7 @@ def online_store_there(told: Mapping[str, Any], outputs: FeaturesOutputs) -> boo
     return outputs.online.id != "sqlite" or (state / SQLITE_FILE).exists()
 
 
-def _needs(wanted: Sequence[str], state: Path, target: Target) -> dict[str, Any]:
+def _needs(wanted: Sequence[str], state: Path, project: Path, definition: Definition, target: Target) -> dict[str, Any]:
     opened: dict[str, Callable[[], Any]] = {
         # Opened only when there are features: importing Feast costs seconds.
         "features": lambda: lambda settings: answer("features", "feast")(settings),
@@ -128,6 +176,7 @@ def _needs(wanted: Sequence[str], state: Path, target: Target) -> dict[str, Any]
         "tracking": lambda: tracking(state, target),
         "serving": lambda: serving(state),
         "images": lambda: images(state),
+        "trust": lambda: trust(state, project, definition.package.sign if definition.package else None),
     }
     return {need: opened[need]() for need in wanted}
 
@@ -142,8 +191,18 @@ def fingerprint(project: Project, row: lifecycle.Stage) -> str:
         parameters["files"] = project.source_digests() | _remote_versions(project)
     if row.name == "package":
         parameters["push"] = image_goes_to(project.definition, project.target)
+    if row.name in ("package", "deploy"):
+        parameters["keys"] = _key_digest(project)
     code = code_digest(project.root, [file for part in row.loads for file in project.definition.user_files(part)])
     return graph.fingerprint(row.name, row.version, parameters, code, project.lock_digest)
+
+
+def _key_digest(project: Project) -> str:
+    """Of the file of the key whose signatures count, so that another key in its place is another deployment."""
+    sign = project.definition.package.sign if project.definition.package else None
+    name = (sign.public_key or sign.key) if sign else None
+    path = project.root / name if name else None
+    return hashlib.sha256(path.read_bytes()).hexdigest() if path and path.is_file() else ""
 
 
 def _remote_versions(project: Project) -> dict[str, str]:
@@ -245,7 +304,11 @@ def execute(context: WorkerContext, told: Mapping[str, Any], inputs: Mapping[str
     )
     # The user's code may name files as the definition does: from the project, wherever the command was typed.
     with contextlib.chdir(stage_context.project):
-        return module.run(stage_context, module.Inputs(**inputs), **_needs(row.needs, state, target))
+        return module.run(
+            stage_context,
+            module.Inputs(**inputs),
+            **_needs(row.needs, state, stage_context.project, definition, target),
+        )
 
 
 def _sent(definition: Definition, target: Target) -> Definition:

@@ -47,14 +47,24 @@ def package(
     images, deployed = wiring.images(opened.state), deployment.leading(opened)
     with tempfile.TemporaryDirectory(prefix="drivetrain-") as directory:
         recipe = deployment.recipe(opened, deployed, Path(directory) / "bundle")
-        built = images.build(recipe, lambda text: click.echo(f"package … {text}", err=True))
-    seconds, version = time.monotonic() - began, str(deployed.outputs.bundle.metadata["version"])
-    if folder is not None:
-        images.write(built.image, Path(folder), version)
-    # Asked for a folder alone, it goes to no registry.
-    ref = push or (None if folder else wiring.image_goes_to(opened.definition, opened.target))
-    pushed = images.push(built, packaging.tagged(ref, version)) if ref else None
+        built = images.build(recipe, _say)
+        seconds, version = time.monotonic() - began, str(deployed.outputs.bundle.metadata["version"])
+        if folder is not None:
+            images.write(built.image, Path(folder), version)
+        # Asked for a folder alone, it goes to no registry.
+        ref = push or (None if folder else wiring.image_goes_to(opened.definition, opened.target))
+        pushed = None
+        if ref:
+            signature = deployment.signature(opened, deployed, recipe.bundle / "model", Path(directory) / "signature")
+            pushed = packaging.publish(
+                images, deployment.trust(opened), built, packaging.tagged(ref, version),
+                deployment.origin(opened, deployed), signature, _say,
+            )  # fmt: skip
     _tell(built, pushed, folder, seconds, as_json)
+
+
+def _say(text: str) -> None:
+    click.echo(f"package … {text}", err=True)
 
 
 def _tell(built: Built, pushed: Pushed | None, folder: str | None, seconds: float, as_json: bool) -> None:

@@ -17,6 +17,46 @@ _REFERENCE = re.compile(
 _WANTED = "an image's reference such as localhost:5000/flights is wanted, in lower case"
 
 
+class Sign(Part):
+    """Whose signatures of models and images count, and who signs them."""
+
+    key: str | None = Field(
+        None,
+        description="PEM file with the private key (an elliptic curve) that models and images are signed with. None: nothing is signed, "
+        "only checked.",
+    )
+    public_key: str | None = Field(
+        None, description="PEM file with the public key whose signatures count. None: that of `package.sign.key`."
+    )
+    password_variable: str | None = Field(
+        None, description="Environment variable with the private key's password. None: the key has none."
+    )
+    identity: str | None = Field(
+        None,
+        description="Without keys: whom a certificate of sigstore has to name, such as the address of a workflow. Who signs is then what "
+        "the platform's identity provider says.",
+    )
+    issuer: str | None = Field(
+        None, description="Address of the identity provider that vouches for `package.sign.identity`."
+    )
+    check: Literal["layers", "manifest", "nothing"] = Field(
+        "layers",
+        description="What is checked before a version is deployed: the model, and the image with every byte of its `layers`; or of the "
+        "image its signed `manifest` alone, since whoever pulls it compares the layers with that; or `nothing`.",
+    )
+
+    @model_validator(mode="after")
+    def _somebody(self) -> Sign:
+        by_key = self.key is not None or self.public_key is not None
+        if by_key == (self.identity is not None):
+            raise ValueError(
+                "either a key or an identity is wanted: `key` or `public_key`, or else `identity` and `issuer`"
+            )
+        if (self.identity is None) != (self.issuer is None):
+            raise ValueError("an identity and its issuer are named together")
+        return self
+
+
 class Package(Part):
     """The image: what it stands on, and where it goes."""
 
@@ -37,6 +77,15 @@ class Package(Part):
     platform: Literal["linux/amd64", "linux/arm64"] = Field("linux/amd64", description="What the image runs on.")
     user: int = Field(10001, ge=0, le=2**31 - 1, description="Number of the user that the service runs as. 0: root.")
     source: str | None = Field(None, description="Address of the project's source code, for the image's annotations.")
+    sign: Sign | None = Field(
+        None,
+        description="Signatures of model and image. None: nothing is signed, and deployments ask for no signature.",
+    )
+    advisories: str | None = Field(
+        None,
+        description="Folder or zip file of advisories in OSV's form (an export of osv.dev, a copy of PyPA's advisory database), which "
+        "`drivetrain package --audit` looks packages up in. None: it asks PyPI.",
+    )
 
     @field_validator("push", "image")
     @classmethod

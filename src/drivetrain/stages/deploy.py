@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
-from drivetrain import champion, service
+from drivetrain import champion, packaging, service
+from drivetrain.backends.images import Trust
 from drivetrain.backends.serving import Serving
 from drivetrain.backends.tracking import Tracking
 from drivetrain.records import Artifact, DeployOutputs, Reference, Scalar
@@ -21,18 +23,21 @@ class Inputs:
     definitions: Artifact
     version: Reference
     image: Reference | None = None
+    signature: Artifact | None = None
 
 
-def run(context: StageContext, inputs: Inputs, *, serving: Serving, tracking: Tracking) -> DeployOutputs:
+def run(context: StageContext, inputs: Inputs, *, serving: Serving, tracking: Tracking, trust: Trust) -> DeployOutputs:
     """The revision that answers now, and its bundle.
 
     The endpoint comes first, the alias second, the champion's record last: a deployment that was cut off is completed by
     doing it again. Raises `StageError` if the runner cannot be loaded, `ServingError` if it does not come up or does
-    not answer its first request; the former champion serves on then.
+    not answer its first request, `Untrusted` if model or image are not signed as the definition wants it; the former champion serves on
+    then.
     """
     name, runner = context.definition.name, bundles.runner(context)
     number = inputs.version.id.rpartition("/")[2]
     place = bundles.lay_out(context, inputs.model, inputs.definitions, serving)
+    _refuse_untrusted(context, inputs, place / "model", trust)
     example = bundles.example(place)
     bundle = context.objects.put("bundle", place, {"runner": runner, "version": number})
     # Named for the bundle, which holds the model: a changed runner is a new revision of the same version.
@@ -47,6 +52,17 @@ def run(context: StageContext, inputs: Inputs, *, serving: Serving, tracking: Tr
     if inputs.image is not None:
         detail["image"] = inputs.image.id
     return DeployOutputs(Reference("revision", revision, detail), bundle)
+
+
+def _refuse_untrusted(context: StageContext, inputs: Inputs, model: Path, trust: Trust) -> None:
+    part = context.definition.package
+    sign = part.sign if part is not None else None
+    signature = None
+    if sign is not None and inputs.signature is not None:
+        signature = context.objects.get(inputs.signature, context.work / "signature") / packaging.SIGNATURE
+    packaging.refuse(trust, sign, model, inputs.model.digest, signature, inputs.image)
+    if sign is not None and sign.check != "nothing":
+        context.say(f"model{' and image are' if inputs.image else ' is'} what was signed")
 
 
 def _promote(context: StageContext, inputs: Inputs, tracking: Tracking, number: str) -> None:

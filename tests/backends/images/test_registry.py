@@ -163,8 +163,8 @@ def test_referrers_are_listed_with_their_kinds_and_notes(
     registry.attach(ref, made.digest, "application/vnd.one", [blob(tmp_path, b"1", "text/plain")], {"why": "so"})
     found = registry.referrers(ref, made.digest)
     assert [(entry.digest, entry.artifact_type, dict(entry.annotations)) for entry in found] == [
-        (two, "application/vnd.two", {}),
         (one, "application/vnd.one", {"why": "so"}),
+        (two, "application/vnd.two", {}),
     ]
     assert sorted(server.tags("h")) == ["1", made.digest.replace(":", "-")]
     told = json.loads(registry.manifest(f"{server.host}/h@{one}"))

@@ -21,6 +21,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature
 from cryptography.x509.oid import NameOID
 
+from drivetrain.backends.images import uploads
 from drivetrain.backends.images.registry import OciRegistry, open_registry
 from drivetrain.errors import SystemFault, Unavailable
 from tests.backends.images.registries import PASSWORD, USER, RegistryServer, docker_config
@@ -141,8 +142,9 @@ def test_a_token_is_fetched_for_each_repository_and_for_those_that_are_mounted_f
 
 
 def test_who_may_not_write_or_has_the_wrong_password_is_told_so(
-    tokens: tuple[RegistryServer, TokenServer], tmp_path: Path
+    tokens: tuple[RegistryServer, TokenServer], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(uploads, "WAITS", (0.01,))
     server, giver = tokens
     made = image(tmp_path, b"x")
     with pytest.raises(SystemFault, match="refuses the credentials"):

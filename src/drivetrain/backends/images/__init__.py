@@ -20,6 +20,8 @@ LAYER = "application/vnd.oci.image.layer.v1.tar"
 LAYER_GZIP = "application/vnd.oci.image.layer.v1.tar+gzip"
 LAYER_ZSTD = "application/vnd.oci.image.layer.v1.tar+zstd"
 EMPTY = "application/vnd.oci.empty.v1+json"
+BUNDLE = "application/vnd.dev.sigstore.bundle.v0.3+json"
+"""A signature with what it is of; model-signing and cosign write and read it too."""
 
 PIECE = 1 << 20
 """Bytes that are read, digested and sent at a time: no blob is ever held in memory whole."""
@@ -146,6 +148,84 @@ class Built:
     compiled: bool
 
 
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """Where an image comes from, for its provenance. `run` is the run's id, `definition`, `code` and `lock` are digests as the journal has
+    them (hexadecimal, without `sha256:`), `commit` and `source` the project's in git (empty where there is none), `materials` the
+    digests of what the run made it of, by name."""
+
+    run: str
+    definition: str
+    code: str
+    lock: str
+    commit: str = ""
+    source: str = ""
+    materials: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Keys:
+    """Who signs, and whose signatures count. `key` and `public_key` are PEM files; `identity` and `issuer` are whom a certificate of
+    sigstore has to name, where nobody has a key."""
+
+    key: Path | None = None
+    public_key: Path | None = None
+    password: str | None = None
+    identity: str = ""
+    issuer: str = ""
+
+
+class Signing(Protocol):
+    """Makes signatures and checks them. `digest` is only for what an error says.
+
+    What checks raises `Untrusted`; `StageError` for keys that are none, `SystemFault` where nobody can sign here.
+    """
+
+    @property
+    def can_sign(self) -> bool:
+        """Whether signatures can be made, or only checked."""
+        ...
+
+    def sign(self, statement: bytes) -> bytes:
+        """The in-toto statement as a signed bundle."""
+        ...
+
+    def check(self, bundle: bytes, digest: str) -> bytes:
+        """The statement that the bundle holds, if it was signed by whom it should be."""
+        ...
+
+    def sign_model(self, folder: Path, target: Path) -> None:
+        """Writes a signature of every file below `folder` to the file `target`."""
+        ...
+
+    def check_model(self, folder: Path, signature: Path, digest: str) -> None:
+        """Raises `Untrusted` unless the files below `folder` are those that were signed."""
+        ...
+
+
+class Trust(Protocol):
+    """What an image has with it in its registry (what is inside, where it comes from, who signed it), and whether that holds."""
+
+    def attest(self, ref: str, built: Built | None, origin: Origin, model_signature: Path | None) -> Sequence[str]:
+        """Attaches the SBOM and the provenance to the image of that reference (with a digest), and where there is a key the signatures;
+        what is there already is not attached again. Without `built` (an image made elsewhere) there is no SBOM. Returns what was
+        attached, in words. Raises what `Registry` and `Signing` raise."""
+        ...
+
+    def check_image(self, ref: str, layers: bool) -> None:
+        """Raises `Untrusted` unless the image of that reference (with a digest) has a signature that counts, and its manifest and
+        config the digests that were signed; with `layers` every byte of its layers is read too."""
+        ...
+
+    def sign_model(self, folder: Path, target: Path) -> Path | None:
+        """Signs the model's files into `target` and returns it; None where there is no key to sign with."""
+        ...
+
+    def check_model(self, folder: Path, signature: Path | None, digest: str) -> None:
+        """Raises `Untrusted` unless the signature is there, and one that counts of these very files."""
+        ...
+
+
 class Images(Protocol):
     """What makes images of bundles, and knows where they go."""
 
@@ -192,6 +272,10 @@ class Registry(Protocol):
 
     def blob(self, ref: str, digest: str, target: Path) -> Path:
         """Writes the blob of the reference's repository to the file `target`, verified, and returns it."""
+        ...
+
+    def check(self, ref: str, digest: str) -> None:
+        """Reads the blob of the reference's repository and keeps nothing. Raises `CorruptArtifact` if it has another digest."""
         ...
 
     def attach(

@@ -165,17 +165,19 @@ class Connection:
         return None
 
     def _load(self) -> None:
-        if self._loaded:
-            return
-        files = [str(path) for path in self._credentials if path.is_file()]
-        names = [_HUB_KEY] if self.host == "docker.io" else [self.host, f"https://{self.host}"]
-        for name in names:
+        """Has the client know the credentials: those of the first file that has some for this registry."""
+        auth, names = self._client.auth, [_HUB_KEY] if self.host == "docker.io" else [self.host, f"https://{self.host}"]
+        for path in () if self._loaded else self._credentials:
             try:
-                self._client.auth.load_configs(Container("any", registry=name), configs=list(files))
+                told = json.loads(path.read_bytes()) if path.is_file() else {}
+                # The library would mix all files, and Docker's own among them, in an order of chance.
+                auth._auth_config = {name: told.get(name) or {} for name in ("auths", "credHelpers", "credsStore")}
+                for name in names:
+                    auth.load_configs(Container("any", registry=name))
             except (ValueError, KeyError, AttributeError, OSError) as error:
-                raise SystemFault(
-                    f"the credentials for {self.host} cannot be read: {error}", hint=f"from {', '.join(files)}"
-                ) from error
+                raise SystemFault(f"the credentials in {path} cannot be read: {error}") from error
+            if getattr(auth, "_basic_auth", None):
+                break
         self._loaded = True
 
     @property

@@ -12,6 +12,8 @@ from drivetrain.backends.images import Built, Image, Pushed, Recipe, Registry, l
 from drivetrain.backends.images.builder import Builder
 from drivetrain.errors import StageError
 
+_BASE_NAME = "org.opencontainers.image.base.name"
+
 
 class OciImages:
     """See `Images`. The registry is opened when something is asked of it, since its library takes a while to load."""
@@ -30,7 +32,9 @@ class OciImages:
 
     def push(self, built: Built, ref: str) -> Pushed:
         """See `Images`."""
-        return self._registry().push(built.image, ref)
+        base = built.image.annotations.get(_BASE_NAME)
+        # The base's layers may be in the same registry already, where it was fetched from.
+        return self._registry().push(built.image, ref, mount_from=[base] if base else ())
 
     def config(self, ref: str) -> tuple[str, Mapping[str, Any]]:
         """See `Images`."""

@@ -20,6 +20,7 @@ _AT_ONCE = 4
 """Blobs that are sent at the same time: enough to keep one line busy while another waits for the registry's disk."""
 _MOST_MANIFEST = 4 << 20
 """Bytes of a manifest; the specification has registries refuse larger ones."""
+_AGAIN = "push the image again from where it was built"
 _DOCKER = "application/vnd.docker.distribution.manifest"
 _ACCEPT = ", ".join((MANIFEST, INDEX, f"{_DOCKER}.v2+json", f"{_DOCKER}.list.v2+json"))
 
@@ -75,16 +76,28 @@ class OciRegistry:
             patiently(lambda: self._download(wanted, digest, beside))
             found = _digest_of_file(beside)
             if found != digest:
-                raise CorruptArtifact(
-                    f"the registry {wanted.host} gives other bytes for {digest}: they have the digest {found}",
-                    digest=digest, hint="push the image again from where it was built",
-                )  # fmt: skip
+                raise _altered(wanted, digest, found)
             os.replace(beside, target)
         except OSError as error:
             raise SystemFault(f"{target} cannot be written: {error.strerror}") from error
         finally:
             beside.unlink(missing_ok=True)
         return target
+
+    def check(self, ref: str, digest: str) -> None:
+        """See `Registry`."""
+        wanted = references.parse(ref)
+
+        def read() -> str:
+            found = hashlib.sha256()
+            with self._blob(wanted, digest, 0) as answer, self._connection(wanted).broken():
+                for piece in answer.iter_content(PIECE):
+                    found.update(piece)
+            return f"sha256:{found.hexdigest()}"
+
+        found = patiently(read)
+        if found != digest:
+            raise _altered(wanted, digest, found)
 
     def attach(
         self,
@@ -127,7 +140,9 @@ class OciRegistry:
         overwrite it: registries have no way to prevent that."""
 
         def add() -> None:
-            known = [entry for entry in self._listed(target, subject) if entry.digest != new.digest]
+            known = self._listed(target, subject)
+            if new.digest in {entry.digest for entry in known}:
+                return
             self._put(target, _fallback(subject), referring.index([*known, new]), INDEX)
             if new.digest not in {entry.digest for entry in self._listed(target, subject)}:
                 raise Unavailable(f"{new.digest} was taken from the referrers of {subject} while it was added")
@@ -176,28 +191,28 @@ class OciRegistry:
         wanted = ref.digest or answer.headers.get("Docker-Content-Digest") or ""
         found = _digest(answer.content)
         if wanted.startswith("sha256:") and found != wanted:
-            raise CorruptArtifact(
-                f"the registry {ref.host} gives other bytes for the manifest {wanted}: they have the digest {found}",
-                digest=wanted, hint="push the image again from where it was built",
-            )  # fmt: skip
+            raise _altered(ref, wanted, found)
         return answer
 
     def _download(self, ref: Ref, digest: str, beside: Path) -> None:
-        connection, have = self._connection(ref), beside.stat().st_size
-        headers = {"Accept-Encoding": "identity"} | ({"Range": f"bytes={have}-"} if have else {})
-        where = f"/v2/{ref.repository}/blobs/{digest}"
-        with connection.send(
-            "GET", where, ref.repository, (200, 206, 404, 416), headers=headers, stream=True
-        ) as answer, beside.open("ab") as file:  # fmt: skip
-            if answer.status_code == 404:
-                raise CorruptArtifact(f"{ref.name} has no blob {digest}", digest=digest)
+        have = beside.stat().st_size
+        with self._blob(ref, digest, have) as answer, beside.open("ab") as file:
             if answer.status_code == 416:  # all of it was there already
                 return
             if answer.status_code == 200:
                 file.truncate(0)
-            with connection.broken():
+            with self._connection(ref).broken():
                 for piece in answer.iter_content(PIECE):
                     file.write(piece)
+
+    def _blob(self, ref: Ref, digest: str, start: int) -> Answer:
+        headers = {"Accept-Encoding": "identity"} | ({"Range": f"bytes={start}-"} if start else {})
+        where, expected = f"/v2/{ref.repository}/blobs/{digest}", (200, 206, 404, 416)
+        answer = self._connection(ref).send("GET", where, ref.repository, expected, headers=headers, stream=True)
+        if answer.status_code == 404:
+            answer.close()
+            raise CorruptArtifact(f"{ref.name} has no blob {digest}", digest=digest, hint=_AGAIN)
+        return answer
 
 
 def open_registry(credentials: Sequence[Path] = ()) -> OciRegistry:
@@ -232,6 +247,14 @@ def _repositories(names: Sequence[str], target: Ref) -> list[str]:
         dict.fromkeys(
             ref.repository for ref in found if ref.host == target.host and ref.repository != target.repository
         )
+    )
+
+
+def _altered(ref: Ref, digest: str, found: str) -> CorruptArtifact:
+    return CorruptArtifact(
+        f"the registry {ref.host} gives other bytes for {digest}: they have the digest {found}",
+        digest=digest,
+        hint=_AGAIN,
     )
 
 
