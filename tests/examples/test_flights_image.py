@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import random
 import shutil
+import signal
 import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -107,6 +109,23 @@ def test_the_stage_makes_the_same_image_and_the_lineage_knows_it(
     assert stages["deploy"]["outputs"]["revision"]["detail"]["image"] == image["id"]
     lineage = drivetrain("lineage", "flights/1", "--json", directory=flights[0])
     assert lineage.returncode == 0, lineage.stderr
+
+
+def test_serving_from_the_image_is_one_command_and_leaves_no_container(
+    packaged: tuple[Path, dict[str, Any]], flights: Flights
+) -> None:
+    code = "from drivetrain.cli.main import main; main()"
+    words = [sys.executable, "-c", code, "-C", str(flights[0]), "serve", "--from-image"]
+    serving = subprocess.Popen(words, stdout=subprocess.PIPE, text=True)
+    try:
+        assert serving.stdout is not None
+        first = serving.stdout.readline()
+        url = first.split(" answers at ")[1].split(",")[0]
+        assert 0 <= containers.ask(url, next(some_flights(1)) | {"temp": 50.0})["probability"] <= 1
+    finally:
+        serving.send_signal(signal.SIGINT)
+    assert serving.wait(60) == 130
+    assert containers.podman("ps", "--all", "--quiet") == ""
 
 
 def test_system_packages_and_commands_run_in_buildah(place: Path, tmp_path: Path) -> None:
