@@ -14,7 +14,7 @@ from typing import Any
 
 from drivetrain import champion, lifecycle
 from drivetrain.backends.features import LOOKUP_PLAN, SQLITE_FILE
-from drivetrain.backends.images import Images, Keys, Registry, Trust
+from drivetrain.backends.images import Audit, Images, Keys, Registry, Trust, Wheel
 from drivetrain.backends.objects import Objects
 from drivetrain.backends.runner import Plan, Progress, Step, WorkerContext
 from drivetrain.backends.serving import Serving
@@ -22,7 +22,7 @@ from drivetrain.definition.definition import Definition
 from drivetrain.definition.packaging import Sign
 from drivetrain.definition.parts import Target
 from drivetrain.engines import graph
-from drivetrain.errors import UsageError
+from drivetrain.errors import MissingLibrary, UsageError
 from drivetrain.project import Project
 from drivetrain.records import FeaturesOutputs, Scalar, digest
 from drivetrain.redact import Redactor
@@ -41,6 +41,7 @@ ANSWERS: Mapping[str, Mapping[str, str]] = {
     "images": {"oci": "drivetrain.backends.images.oci:open_images"},
     "registry": {"oras": "drivetrain.backends.images.registry:open_registry"},
     "trust": {"oci": "drivetrain.backends.images.trust:open_trust"},
+    "audit": {"pip_audit": "drivetrain.backends.images.audit:audit"},
     "signing": {
         "key": "drivetrain.backends.images.signing:open_keys",
         "keyless": "drivetrain.backends.images.keyless:open_keyless",
@@ -129,6 +130,18 @@ def _registry() -> Registry:
     named = os.environ.get("REGISTRY_AUTH_FILE")
     files = [Path(named)] if named else [Path(docker) / "config.json", Path(runtime) / "containers" / "auth.json"]
     found: Registry = answer("registry", "oras")(files)
+    return found
+
+
+def audit(state: Path, packages: Sequence[Wheel], advisories: Path | None) -> Audit:
+    """Known vulnerabilities of the packages; see `drivetrain.backends.images.audit`. Raises `MissingLibrary` without the extra `audit`."""
+    try:
+        look_up = answer("audit", "pip_audit")
+    except ModuleNotFoundError as error:
+        if error.name is None or not error.name.startswith("pip_audit"):
+            raise
+        raise MissingLibrary("pip-audit", "audit") from error
+    found: Audit = look_up(packages, advisories, _image_store(state) / "advisories")
     return found
 
 

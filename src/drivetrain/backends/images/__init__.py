@@ -164,6 +164,29 @@ class Origin:
 
 
 @dataclass(frozen=True, slots=True)
+class Advisory:
+    """A known vulnerability of a package in the version that is used. `fixed` are the versions that end it, earliest first."""
+
+    package: str
+    version: str
+    id: str
+    aliases: Sequence[str]
+    fixed: Sequence[str]
+    told: str
+
+
+@dataclass(frozen=True, slots=True)
+class Audit:
+    """What was looked up: in which `source`, for how many packages, and what was found. `unknown` are packages that the source does not
+    have, so that nothing can be said of them."""
+
+    source: str
+    packages: int
+    found: Sequence[Advisory]
+    unknown: Sequence[str] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class Keys:
     """Who signs, and whose signatures count. `key` and `public_key` are PEM files; `identity` and `issuer` are whom a certificate of
     sigstore has to name, where nobody has a key."""
