@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import pytest
 from drivetrain import packaging
 from drivetrain.backends.images import Built, Recipe
 from drivetrain.backends.images.builder import Builder
+from drivetrain.backends.images.oci import OciImages
 from drivetrain.backends.images.registry import OciRegistry, open_registry
 from drivetrain.errors import StageError
 from tests.backends.images import made
@@ -40,6 +42,20 @@ def test_a_code_change_and_new_weights_move_only_themselves(
     assert registry.push(build(bundle).image, f"{server.host}/moves:2").bytes_sent < 100_000
     (bundle / "model" / "model.bin").write_bytes(b"v" * 2_000_000)
     assert registry.push(build(bundle).image, f"{server.host}/moves:3").bytes_sent < 2_100_000
+
+
+def test_the_weights_are_an_image_of_their_own_beside_it_and_cost_nothing_more(
+    tmp_path: Path, build: Build, server: RegistryServer, registry: OciRegistry
+) -> None:
+    built = build(made.bundle(tmp_path / "bundle", weights=b"w" * 3_000_000))
+    assert built.weights is not None
+    images = OciImages(tmp_path / "store", lambda: registry)
+    pushed = images.push(built, f"{server.host}/volume:7")
+    assert pushed.bytes_sent < sum(blob.size for blob in built.image.blobs) + 10_000
+    assert server.tags("volume") == ["7", "7-weights"]
+    assert registry.resolve(f"{server.host}/volume:7-weights") == built.weights.digest
+    told = json.loads(registry.manifest(f"{server.host}/volume:7-weights"))
+    assert [layer["digest"] for layer in told["layers"]] == [built.layers[-1].blob.digest]
 
 
 @pytest.mark.parametrize("by", ["tag", "digest"])

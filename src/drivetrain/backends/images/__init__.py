@@ -265,7 +265,7 @@ class Images(Protocol):
         ...
 
     def push(self, built: Built, ref: str) -> Pushed:
-        """Sends the image; raises what `Registry.push` raises."""
+        """Sends the image, and its weights as the image `TAG-weights` beside it; raises what `Registry.push` raises."""
         ...
 
     def config(self, ref: str) -> tuple[str, Mapping[str, Any]]:
