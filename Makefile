@@ -54,6 +54,10 @@ bench: setup ## the races against other tools, each in an environment of its own
 bench-serving: setup ## how fast models are served, beside six peers (needs wrk; 30 minutes of it are the soak)
 	$(BIN)/python -m benchmarks.serving
 
+.PHONY: bench-packaging
+bench-packaging: setup ## how fast a model becomes an image, beside a Dockerfile (needs root, buildah, podman, skopeo, docker-registry, debootstrap)
+	$(BIN)/python -m benchmarks.packaging
+
 .PHONY: test-slow
 test-slow: setup ## the tests that take minutes: ten thousand fuzzed requests
 	$(BIN)/python -m pytest -q -m slow
