@@ -106,9 +106,13 @@ def test_the_stage_makes_the_same_image_and_the_lineage_knows_it(
     stages = {entry["stage"]: entry for entry in json.loads(found.stdout)["stages"]}
     image = stages["package"]["outputs"]["image"]
     assert image["id"] == f"flights@{packaged[1]['digest']}"
-    assert stages["deploy"]["outputs"]["revision"]["detail"]["image"] == image["id"]
-    lineage = drivetrain("lineage", "flights/1", "--json", directory=flights[0])
-    assert lineage.returncode == 0, lineage.stderr
+    prediction = json.loads(drivetrain("predict", "--example", "--json", directory=flights[0]).stdout)["id"]
+    for subject, above in ((prediction, {"prediction", "revision"}), (packaged[1]["digest"], {"image"})):
+        lineage = drivetrain("lineage", subject, "--json", directory=flights[0])
+        assert lineage.returncode == 0, lineage.stderr
+        nodes = json.loads(lineage.stdout)["nodes"]
+        assert above | {"image", "model_version", "model", "snapshot"} <= {node["kind"] for node in nodes}
+        assert image["id"] in {node["id"].partition(":")[2] for node in nodes}
 
 
 def test_serving_from_the_image_is_one_command_and_leaves_no_container(
@@ -116,15 +120,15 @@ def test_serving_from_the_image_is_one_command_and_leaves_no_container(
 ) -> None:
     code = "from drivetrain.cli.main import main; main()"
     words = [sys.executable, "-c", code, "-C", str(flights[0]), "serve", "--from-image"]
-    serving = subprocess.Popen(words, stdout=subprocess.PIPE, text=True)
-    try:
-        assert serving.stdout is not None
-        first = serving.stdout.readline()
-        url = first.split(" answers at ")[1].split(",")[0]
-        assert 0 <= containers.ask(url, next(some_flights(1)) | {"temp": 50.0})["probability"] <= 1
-    finally:
-        serving.send_signal(signal.SIGINT)
-    assert serving.wait(60) == 130
+    with subprocess.Popen(words, stdout=subprocess.PIPE, text=True) as serving:
+        try:
+            assert serving.stdout is not None
+            first = serving.stdout.readline()
+            url = first.split(" answers at ")[1].split(",")[0]
+            assert 0 <= containers.ask(url, next(some_flights(1)) | {"temp": 50.0})["probability"] <= 1
+        finally:
+            serving.send_signal(signal.SIGINT)
+        assert serving.wait(60) == 130
     assert containers.podman("ps", "--all", "--quiet") == ""
 
 

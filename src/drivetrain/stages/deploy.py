@@ -49,8 +49,6 @@ def run(context: StageContext, inputs: Inputs, *, serving: Serving, tracking: Tr
     proof = "and answered its first request" if example else "(no first request: its inputs are not the features)"
     context.say(f"{revision} is ready at {endpoint.url} {proof}")
     detail: dict[str, Scalar] = {"url": endpoint.url, "version": number, "pid": endpoint.pid}
-    if inputs.image is not None:
-        detail["image"] = inputs.image.id
     return DeployOutputs(Reference("revision", revision, detail), bundle)
 
 
