@@ -62,6 +62,13 @@ def test_the_platform_decides_which_wheel_is_taken(
     assert resolve(tmp_path, "native", architecture=architecture)["native"] == version
 
 
+def test_what_is_needed_on_the_platform_counts_and_not_what_is_needed_here(tmp_path: Path, packages: Path) -> None:
+    made.wheel(packages, "there", requires=("helper",))
+    made.wheel(packages, "top", requires=("there; platform_machine == 'aarch64'", "nowhere; extra == 'more'"))
+    assert resolve(tmp_path, "top", architecture="arm64") == {"top": "1.0", "there": "1.0", "helper": "1.0"}
+    assert resolve(tmp_path, "top") == {"top": "1.0"}
+
+
 def test_a_package_without_a_wheel_for_the_platform_is_named(tmp_path: Path, packages: Path) -> None:
     made.wheel(packages, "native", "1.0", tags="cp311-cp311-manylinux_2_17_x86_64")
     with pytest.raises(StageError, match=r"native has no wheel for linux/arm64 and Python 3\.11"):

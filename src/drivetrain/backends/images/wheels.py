@@ -13,8 +13,10 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
+from email.parser import BytesParser
 from pathlib import Path
+from zipfile import ZipFile
 
 from packaging.requirements import InvalidRequirement, Requirement
 from packaging.utils import canonicalize_name, parse_wheel_filename
@@ -71,6 +73,9 @@ class Wheels:
         with tempfile.TemporaryDirectory(prefix="resolving-", dir=self._store.root) as directory:
             place = Path(directory)
             _download(wanted, place)
+            while lacking := _lacking(place / "found", wanted):
+                wanted = replace(wanted, requirements=(*wanted.requirements, *lacking))
+                _download(wanted, place)
             found = [self._keep(path, wanted.pins) for path in sorted(place.glob("found/*.whl"))]
         found.sort(key=lambda wheel: wheel.name)
         self._store.keep_note(key, [asdict(wheel) for wheel in found])
@@ -126,6 +131,28 @@ def _checked(requirements: Sequence[str]) -> None:
                 f"{line} is no requirement that names a package: {str(error).splitlines()[0]}",
                 hint="a directory or file of this machine would not be the same on another",
             ) from error
+
+
+def _lacking(folder: Path, wanted: Wanted) -> list[str]:
+    """What the wheels need on the platform that is not among them: pip asks this machine, and not the platform, whether a requirement
+    with a marker (`; python_version < "3.11"`) counts."""
+    version = {"python_version": wanted.python, "python_full_version": f"{wanted.python}.0"}
+    own = {"sys_platform": "linux", "platform_system": "Linux", "os_name": "posix", "extra": ""}
+    target = {**own, **version, "platform_machine": _MACHINES[wanted.architecture]}
+    paths = list(folder.glob("*.whl"))
+    names = {parse_wheel_filename(path.name)[0] for path in paths}
+    found = [need for path in paths for need in _needs(path)]
+    return sorted({
+        str(need).partition(";")[0].strip() for need in found
+        if need.marker and canonicalize_name(need.name) not in names and need.marker.evaluate(target)
+    })  # fmt: skip
+
+
+def _needs(path: Path) -> list[Requirement]:
+    with ZipFile(path) as file:
+        name = next(name for name in file.namelist() if re.fullmatch(r"[^/]+\.dist-info/METADATA", name))
+        told = BytesParser().parsebytes(file.read(name), headersonly=True)
+    return [Requirement(line) for line in told.get_all("Requires-Dist", [])]
 
 
 # The lock file
