@@ -204,8 +204,8 @@ def fingerprint(project: Project, row: lifecycle.Stage) -> str:
         parameters["files"] = project.source_digests() | _remote_versions(project)
     if row.name == "package":
         parameters["push"] = image_goes_to(project.definition, project.target)
-    if row.name in ("package", "deploy"):
-        parameters["keys"] = _key_digest(project)
+    if row.name == "deploy":
+        parameters["key"] = _key_digest(project)
     code = code_digest(project.root, [file for part in row.loads for file in project.definition.user_files(part)])
     return graph.fingerprint(row.name, row.version, parameters, code, project.lock_digest)
 

@@ -142,6 +142,14 @@ def test_a_models_signature_by_another_key_or_altered_is_refused(key: Path, tmp_
         KeyFile(key, None).check_model(model, signature, "abc")
 
 
+def test_whoever_only_checks_needs_no_private_key(key: Path, tmp_path: Path, model: Path) -> None:
+    open_keys(Keys(key=key)).sign_model(model, tmp_path / "model.sig")
+    elsewhere = open_keys(Keys(key=tmp_path / "absent.key", public_key=key.with_suffix(".pub")))
+    elsewhere.check_model(model, tmp_path / "model.sig", "abc")
+    with pytest.raises(StageError, match=r"absent\.key cannot be read"):
+        elsewhere.sign(STATEMENT)
+
+
 def test_keys_that_are_none_are_said_to_be_so_with_how_to_make_one(key: Path, tmp_path: Path) -> None:
     (tmp_path / "text").write_text("no key")
     openssl("genrsa", "-out", str(tmp_path / "rsa"), "2048")

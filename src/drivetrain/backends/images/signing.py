@@ -13,6 +13,7 @@ import json
 import re
 import tempfile
 from collections.abc import Mapping
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -36,24 +37,25 @@ class KeyFile:
 
     def __init__(self, private: Path | None, public: Path | None, password: str | None = None) -> None:
         self._password = password.encode() if password else None
-        self._private_path = private
-        self._private = _private(private, self._password) if private else None
-        if public is not None:
-            self._public = _public(public)
-        elif self._private is not None:
-            self._public = self._private.public_key()
-        else:
+        self._path = private
+        if private is None and public is None:
             raise StageError("neither a private nor a public key is named", hint="package.sign.key or .public_key")
+        self._public = _public(public) if public is not None else self._private.public_key()
         self._name = _name(self._public)
+
+    @cached_property
+    def _private(self) -> ec.EllipticCurvePrivateKey:
+        """Read when something is signed: whoever only checks needs not have it."""
+        assert self._path is not None
+        return _private(self._path, self._password)
 
     @property
     def can_sign(self) -> bool:
-        """Whether there is a private key."""
-        return self._private is not None
+        """Whether a private key is named."""
+        return self._path is not None
 
     def sign(self, statement: bytes) -> bytes:
         """See `Signing`."""
-        assert self._private is not None
         # Named for the key itself, not for the one that deployments are checked with: those two may be no pair.
         name = _name(self._private.public_key())
         envelope = Envelope(statement, IN_TOTO, {})
@@ -81,11 +83,9 @@ class KeyFile:
 
     def sign_model(self, folder: Path, target: Path) -> None:
         """See `Signing`."""
-        assert self._private_path is not None
+        assert self._private is not None  # with an error of ours for a key that is none
         # The library hands the password on as it is, to one that wants bytes.
-        signer = model_signing.signing.Config().use_elliptic_key_signer(
-            private_key=self._private_path, password=self._password
-        )
+        signer = model_signing.signing.Config().use_elliptic_key_signer(private_key=self._path, password=self._password)
         signer.sign(folder, target)
 
     def check_model(self, folder: Path, signature: Path, digest: str) -> None:
