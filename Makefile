@@ -58,6 +58,10 @@ bench-serving: setup ## how fast models are served, beside six peers (needs wrk;
 bench-loop: setup ## drift, false alarms, rollouts and the whole loop, beside Evidently, NannyML and Flagger's rule
 	$(BIN)/python -m benchmarks.loop
 
+.PHONY: bench-packaging
+bench-packaging: setup ## how fast a model becomes an image, beside a Dockerfile (needs root, buildah, podman, skopeo, docker-registry, debootstrap)
+	$(BIN)/python -m benchmarks.packaging
+
 .PHONY: test-slow
 test-slow: setup ## the tests that take minutes: ten thousand fuzzed requests
 	$(BIN)/python -m pytest -q -m slow

@@ -7,12 +7,24 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from drivetrain import champion, service, wiring
+from drivetrain import champion, packaging, service, wiring
+from drivetrain.backends.images import Origin, Recipe, Trust
 from drivetrain.backends.serving import Endpoint, Status
 from drivetrain.champion import Champion
+from drivetrain.definition.packaging import Package
 from drivetrain.errors import UsageError
 from drivetrain.project import Project
-from drivetrain.records import DeployOutputs, Record, RegisterOutputs, TrainOutputs, decode
+from drivetrain.records import (
+    Artifact,
+    DeployOutputs,
+    FeaturesOutputs,
+    IngestOutputs,
+    PackageOutputs,
+    Record,
+    RegisterOutputs,
+    TrainOutputs,
+    decode,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,8 +66,69 @@ def of_revision(opened: Project, revision: str) -> Deployed | None:
     return None
 
 
+def recipe(opened: Project, deployed: Deployed, bundle: Path) -> Recipe:
+    """How the image of what was deployed is built; `bundle` is a directory to put it into, as the run laid it out."""
+    wiring.project_objects(opened).get(deployed.outputs.bundle, bundle)
+    trained = _outputs(opened, deployed.run_id, "train", TrainOutputs)
+    row = opened.journal.run(deployed.run_id)
+    return packaging.recipe(
+        opened.definition.name, opened.definition.package or Package(), opened.definition.serving, opened.root,
+        opened.definition.lock, bundle, trained.model.digest if trained else "",
+        str(deployed.outputs.bundle.metadata["version"]), str(row.facts.get("commit") or "") if row else "",
+    )  # fmt: skip
+
+
+def origin(opened: Project, deployed: Deployed) -> Origin:
+    """Where the image of what was deployed comes from, as its run has it."""
+    row = opened.journal.run(deployed.run_id)
+    facts = dict(row.facts) if row else {}
+    made: dict[str, Artifact] = {}
+    ingested = _outputs(opened, deployed.run_id, "ingest", IngestOutputs)
+    featured = _outputs(opened, deployed.run_id, "features", FeaturesOutputs)
+    trained = _outputs(opened, deployed.run_id, "train", TrainOutputs)
+    made |= {"snapshot": ingested.snapshot} if ingested else {}
+    made |= {"definitions": featured.definitions} if featured else {}
+    made |= {"model": trained.model} if trained else {}
+    part = opened.definition.package
+    return Origin(
+        run=deployed.run_id, source=(part.source if part else None) or "",
+        materials={name: artifact.digest for name, artifact in made.items()},
+        **{name: str(facts.get(name) or "") for name in ("definition", "code", "lock", "commit")},
+    )  # fmt: skip
+
+
+def signature(opened: Project, deployed: Deployed, model: Path, target: Path) -> Path | None:
+    """The signature of the model in the directory `model` as a file below `target`: as the run made it, or else made now; None where there
+    is no key."""
+    packaged = _outputs(opened, deployed.run_id, "package", PackageOutputs)
+    if packaged is not None and packaged.signature is not None:
+        return wiring.project_objects(opened).get(packaged.signature, target) / packaging.SIGNATURE
+    target.mkdir()
+    return trust(opened).sign_model(model, target / packaging.SIGNATURE)
+
+
+def trust(opened: Project) -> Trust:
+    """What signs and checks, as the project's definition says."""
+    part = opened.definition.package
+    return wiring.trust(opened.state, opened.root, part.sign if part else None)
+
+
+def _refuse_untrusted(opened: Project, deployed: Deployed, model: Path, scratch: Path) -> None:
+    """Raises `Untrusted` unless what was deployed is signed as the definition wants it now."""
+    sign = opened.definition.package.sign if opened.definition.package else None
+    if sign is None or sign.check == "nothing":
+        return
+    packaged = _outputs(opened, deployed.run_id, "package", PackageOutputs)
+    trained = _outputs(opened, deployed.run_id, "train", TrainOutputs)
+    kept = packaged.signature if packaged else None
+    file = wiring.project_objects(opened).get(kept, scratch) / packaging.SIGNATURE if kept else None
+    digest = trained.model.digest if trained else deployed.outputs.bundle.digest
+    packaging.refuse(trust(opened), sign, model, digest, file, packaged.image if packaged else None)
+
+
 def bring_up(opened: Project, deployed: Deployed) -> Endpoint:
-    """Has the revision serve, alone. Raises `ServingError` if it does not come up; what served before goes on then."""
+    """Has the revision serve, alone. Raises `ServingError` if it does not come up, `Untrusted` if it is not signed as the definition wants
+    it; what served before goes on then."""
     return _deploy(opened, deployed, promote=True)
 
 
@@ -94,6 +167,7 @@ def _unchallenge(opened: Project, number: str) -> None:
 def _deploy(opened: Project, deployed: Deployed, *, promote: bool) -> Endpoint:
     with tempfile.TemporaryDirectory(prefix="drivetrain-") as directory:
         bundle = wiring.project_objects(opened).get(deployed.outputs.bundle, Path(directory) / "bundle")
+        _refuse_untrusted(opened, deployed, bundle / "model", Path(directory) / "signature")
         found: Endpoint = wiring.serving(opened.state).deploy(
             service.settings(opened.definition, opened.root, opened.state),
             deployed.revision,

@@ -5,6 +5,7 @@
     ├── DataError             rows, columns or times are not what the definition says
     ├── StageError            the user's own code raised, hung or died
     ├── ServingError          an endpoint did not come up or did not answer
+    ├── Untrusted             a model or image is not signed, or not by whom it should be: nothing is deployed
     └── SystemFault           disk, lock, library: the machine stands in the way
         ├── Unavailable       a retry may help (a store or server that does not answer)
         ├── CorruptArtifact   stored bytes are not those that were written
@@ -103,6 +104,14 @@ class StageError(DrivetrainError):
 
 class ServingError(DrivetrainError):
     """An endpoint did not come up, or did not answer as its protocol says."""
+
+
+class Untrusted(DrivetrainError):
+    """A model or image is not signed, is signed by another key, or is not what was signed. `digest` names it."""
+
+    def __init__(self, message: str, *, digest: str, hint: str = "", where: str = "") -> None:
+        super().__init__(message, hint=hint, where=where)
+        self.digest = digest
 
 
 class SystemFault(DrivetrainError):

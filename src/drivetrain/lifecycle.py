@@ -82,16 +82,29 @@ STAGES: tuple[Stage, ...] = (
         still_holds="drivetrain.wiring:tracking_there",
     ),
     Stage(
+        "package", "the version becomes an image, where the definition asks for one",
+        inputs={
+            "model": "train.model", "definitions": "features.definitions", "version": "register.version",
+            "snapshot": "ingest.snapshot",
+        },
+        reads=(
+            "name", "lock", "train.function", "package", "serving.runner", "serving.cog", "serving.grpc_port", "serving.batch",
+            "serving.limits",
+        ),
+        loads=("serving", "train"), needs=("serving", "images", "trust"), version=1,
+    ),
+    Stage(
         "deploy", "the version answers at its endpoint and becomes the champion",
         inputs={
             "model": "train.model", "definitions": "features.definitions", "version": "register.version",
+            "image": "package.image", "signature": "package.signature",
         },
         reads=(
             "name", "features.online", "train.function", "monitoring.sample", "monitoring.capture", "serving.runner", "serving.cog",
             "serving.host", "serving.port", "serving.grpc_port", "serving.batch", "serving.lookup", "serving.auth", "serving.tls",
-            "serving.limits", "serving.scale",
+            "serving.limits", "serving.scale", "package.sign",
         ),
-        loads=("serving", "train"), needs=("serving", "tracking"), version=2,
+        loads=("serving", "train"), needs=("serving", "tracking", "trust"), version=2,
         still_holds="drivetrain.backends.serving.alive:still_holds",
     ),
 )  # fmt: skip

@@ -37,7 +37,7 @@ class Lineage:
 
 
 def trace(journal: Journal, name: str, subject: str) -> Lineage:
-    """The lineage of `subject`: a model version (`flights/3`, `3`), a run, or a prediction's id.
+    """The lineage of `subject`: a model version (`flights/3`, `3`), a run, a prediction's id, or an image by its digest.
 
     Raises `UsageError` if it is none of these.
     """
@@ -48,6 +48,12 @@ def trace(journal: Journal, name: str, subject: str) -> Lineage:
         top = walk.add(Node(f"prediction:{subject}", "prediction", subject, {"time": time, "revision": revision}))
         walk.link(top, walk.output("deploy", "revision") or walk.run_node())
         return walk.finish(top)
+    run = _of_image(journal, subject.rpartition("@")[2]) if "sha256:" in subject else None
+    if run is not None:
+        walk = _Walk(run, journal)
+        packaged = walk.output("package", "image")
+        if packaged is not None:
+            return walk.finish(packaged)
     run = _of_version(journal, subject if "/" in subject else f"{name}/{subject}")
     if run is not None:
         walk = _Walk(run, journal)
@@ -57,7 +63,7 @@ def trace(journal: Journal, name: str, subject: str) -> Lineage:
     found = journal.run(subject)
     if found is None:
         raise UsageError(
-            f"{subject} is no model version, run or prediction of this project",
+            f"{subject} is no model version, run or prediction of this project, nor an image of it",
             hint="`drivetrain runs` lists runs and versions; a prediction's id is in its answer",
         )
     walk = _Walk(found, journal)
@@ -80,6 +86,16 @@ def _of_version(journal: Journal, version: str) -> RunRow | None:
     for row in reversed(journal.runs()):
         attempt = journal.latest(row.id).get("register")
         if attempt is not None and attempt.outputs is not None and attempt.outputs["version"]["id"] == version:
+            return row
+    return None
+
+
+def _of_image(journal: Journal, digest: str) -> RunRow | None:
+    """The first run that made the image of that digest."""
+    for row in reversed(journal.runs()):
+        attempt = journal.latest(row.id).get("package")
+        image = attempt.outputs.get("image") if attempt is not None and attempt.outputs is not None else None
+        if image is not None and image["id"].endswith(f"@{digest}"):
             return row
     return None
 

@@ -96,6 +96,14 @@ class RegisterOutputs:
 
 
 @dataclass(frozen=True, slots=True)
+class PackageOutputs:
+    image: Reference | None
+    """The image that the version was packaged into; `id` ends with its digest. None: the definition asks for none."""
+    signature: Artifact | None
+    """`model.sig`, the model's signature, as model-signing writes it. None: nobody signs."""
+
+
+@dataclass(frozen=True, slots=True)
 class DeployOutputs:
     revision: Reference
     """The endpoint that answers; `id` is the revision's name, `detail["url"]` where it answers."""

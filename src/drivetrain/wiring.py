@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import os
 import time
 import uuid
@@ -13,12 +14,15 @@ from typing import Any
 
 from drivetrain import champion, lifecycle
 from drivetrain.backends.features import LOOKUP_PLAN, SQLITE_FILE
+from drivetrain.backends.images import Audit, Images, Keys, Registry, Trust, Wheel
 from drivetrain.backends.objects import Objects
 from drivetrain.backends.runner import Plan, Progress, Step, WorkerContext
 from drivetrain.backends.serving import Serving
 from drivetrain.definition.definition import Definition
+from drivetrain.definition.packaging import Sign
 from drivetrain.definition.parts import Target
 from drivetrain.engines import graph
+from drivetrain.errors import MissingLibrary, UsageError
 from drivetrain.project import Project
 from drivetrain.records import FeaturesOutputs, Scalar, digest
 from drivetrain.redact import Redactor
@@ -34,9 +38,21 @@ ANSWERS: Mapping[str, Mapping[str, str]] = {
     "checks": {"great_expectations": "drivetrain.backends.checks.great_expectations:open_checks"},
     "tracking": {"mlflow": "drivetrain.backends.tracking.mlflow:open_tracking"},
     "serving": {"local": "drivetrain.backends.serving.local:open_serving"},
+    "images": {"oci": "drivetrain.backends.images.oci:open_images"},
+    "registry": {"oras": "drivetrain.backends.images.registry:open_registry"},
+    "trust": {"oci": "drivetrain.backends.images.trust:open_trust"},
+    "audit": {"pip_audit": "drivetrain.backends.images.audit:audit"},
+    "signing": {
+        "key": "drivetrain.backends.images.signing:open_keys",
+        "keyless": "drivetrain.backends.images.keyless:open_keyless",
+    },
     "runner": {"local": "drivetrain.backends.runner.local:LocalRunner"},
 }
 """Need -> answer -> "module:function"; a module is imported when its answer is chosen, never before."""
+
+
+_MICROK8S = "localhost:32000"
+"""MicroK8s's own registry, once its add-on `registry` is on."""
 
 
 def answer(need: str, name: str) -> Callable[..., Any]:
@@ -63,6 +79,78 @@ def serving(state: Path) -> Serving:
     """Where revisions run, on this machine."""
     found: Serving = answer("serving", "local")(state)
     return found
+
+
+def images(state: Path) -> Images:
+    """What makes images, with the user's store of what was made before; the project's own where the user has no place for it."""
+    found: Images = answer("images", "oci")(_image_store(state), _registry)
+    return found
+
+
+def trust(state: Path, project: Path, sign: Sign | None) -> Trust:
+    """What signs models and images, and checks them, as the definition says.
+
+    Raises `UsageError` if the environment variable that should hold the key's password is not set.
+    """
+    keys = _keys(project, sign) if sign is not None else None
+    kind = "keyless" if sign is not None and sign.identity else "key"
+    found: Trust = answer("trust", "oci")(
+        _image_store(state), _registry, None if keys is None else lambda: answer("signing", kind)(keys)
+    )
+    return found
+
+
+def _keys(project: Path, sign: Sign) -> Keys:
+    variable = sign.password_variable
+    if variable is not None and not os.environ.get(variable):
+        raise UsageError(f"the environment variable {variable} is not set", hint="it holds the signing key's password")
+    return Keys(
+        key=project / sign.key if sign.key else None,
+        public_key=project / sign.public_key if sign.public_key else None,
+        password=os.environ[variable] if variable else None,
+        identity=sign.identity or "",
+        issuer=sign.issuer or "",
+    )
+
+
+def _image_store(state: Path) -> Path:
+    home = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
+    store = Path(home) / "drivetrain" / "images"
+    try:
+        store.mkdir(parents=True, exist_ok=True)
+    except OSError:
+        store = state / "images"
+    return store
+
+
+def _registry() -> Registry:
+    """Registries, with the credentials that `docker login` and `podman login` keep."""
+    docker = os.environ.get("DOCKER_CONFIG") or os.path.join(os.path.expanduser("~"), ".docker")
+    runtime = os.environ.get("XDG_RUNTIME_DIR") or f"/run/user/{os.getuid() if hasattr(os, 'getuid') else 0}"
+    named = os.environ.get("REGISTRY_AUTH_FILE")
+    files = [Path(named)] if named else [Path(docker) / "config.json", Path(runtime) / "containers" / "auth.json"]
+    found: Registry = answer("registry", "oras")(files)
+    return found
+
+
+def audit(state: Path, packages: Sequence[Wheel], advisories: Path | None) -> Audit:
+    """Known vulnerabilities of the packages; see `drivetrain.backends.images.audit`. Raises `MissingLibrary` without the extra `audit`."""
+    try:
+        look_up = answer("audit", "pip_audit")
+    except ModuleNotFoundError as error:
+        if error.name is None or not error.name.startswith("pip_audit"):
+            raise
+        raise MissingLibrary("pip-audit", "audit") from error
+    found: Audit = look_up(packages, advisories, _image_store(state) / "advisories")
+    return found
+
+
+def image_goes_to(definition: Definition, target: Target) -> str | None:
+    """Where images are pushed: as the definition says, or else into the registry that the target has itself (MicroK8s's add-on)."""
+    part = definition.package
+    if part is None or part.image is not None:
+        return None
+    return part.push or (f"{_MICROK8S}/{definition.name}" if target.platform == "microk8s" else None)
 
 
 def tracking(state: Path, target: Target) -> Any:
@@ -93,13 +181,15 @@ def online_store_there(told: Mapping[str, Any], outputs: FeaturesOutputs) -> boo
     return outputs.online.id != "sqlite" or (state / SQLITE_FILE).exists()
 
 
-def _needs(wanted: Sequence[str], state: Path, target: Target) -> dict[str, Any]:
+def _needs(wanted: Sequence[str], state: Path, project: Path, definition: Definition, target: Target) -> dict[str, Any]:
     opened: dict[str, Callable[[], Any]] = {
         # Opened only when there are features: importing Feast costs seconds.
         "features": lambda: lambda settings: answer("features", "feast")(settings),
         "checks": lambda: answer("checks", "great_expectations")(),
         "tracking": lambda: tracking(state, target),
         "serving": lambda: serving(state),
+        "images": lambda: images(state),
+        "trust": lambda: trust(state, project, definition.package.sign if definition.package else None),
     }
     return {need: opened[need]() for need in wanted}
 
@@ -112,10 +202,22 @@ def fingerprint(project: Project, row: lifecycle.Stage) -> str:
     parameters: dict[str, Any] = {key: _at(project.dumped, key) for key in row.reads}
     if row.name == "ingest":
         parameters["files"] = project.source_digests() | _remote_versions(project)
-    if row.name == "deploy" and project.candidate:
-        parameters["candidate"] = True
+    if row.name == "package":
+        parameters["push"] = image_goes_to(project.definition, project.target)
+    if row.name == "deploy":
+        parameters["key"] = _key_digest(project)
+        if project.candidate:
+            parameters["candidate"] = True
     code = code_digest(project.root, [file for part in row.loads for file in project.definition.user_files(part)])
     return graph.fingerprint(row.name, row.version, parameters, code, project.lock_digest)
+
+
+def _key_digest(project: Project) -> str:
+    """Of the file of the key whose signatures count, so that another key in its place is another deployment."""
+    sign = project.definition.package.sign if project.definition.package else None
+    name = (sign.public_key or sign.key) if sign else None
+    path = project.root / name if name else None
+    return hashlib.sha256(path.read_bytes()).hexdigest() if path and path.is_file() else ""
 
 
 def _remote_versions(project: Project) -> dict[str, str]:
@@ -191,7 +293,7 @@ def _step(project: Project, row: lifecycle.Stage, told: Mapping[str, Any]) -> St
 
 def _modules(project: Project, row: lifecycle.Stage) -> list[str]:
     """The answers' modules that the stage will import."""
-    if row.name == "features" and project.definition.features is None:
+    if row.name in ("features", "package") and getattr(project.definition, row.name) is None:
         return []
     only_answers = {need: next(iter(ANSWERS[need].values())) for need in row.needs}
     return [name.partition(":")[0] for name in only_answers.values()]
@@ -212,14 +314,26 @@ def execute(context: WorkerContext, told: Mapping[str, Any], inputs: Mapping[str
         state=state,
         work=context.work,
         objects=objects(told["objects"], target.s3_endpoint),
-        definition=only(definition, row.parts),
+        definition=only(_sent(definition, target), row.parts),
         fingerprints={name: str(told["facts"][name]) for name in ("definition", "code", "lock", "commit")},
         say=context.say,
         candidate=bool(told.get("candidate")),
     )
     # The user's code may name files as the definition does: from the project, wherever the command was typed.
     with contextlib.chdir(stage_context.project):
-        return module.run(stage_context, module.Inputs(**inputs), **_needs(row.needs, state, target))
+        return module.run(
+            stage_context,
+            module.Inputs(**inputs),
+            **_needs(row.needs, state, stage_context.project, definition, target),
+        )
+
+
+def _sent(definition: Definition, target: Target) -> Definition:
+    """The definition with the place that images go to on this target."""
+    if definition.package is None:
+        return definition
+    part = definition.package.model_copy(update={"push": image_goes_to(definition, target)})
+    return definition.model_copy(update={"package": part})
 
 
 def only(definition: Definition, parts: set[str]) -> Definition:

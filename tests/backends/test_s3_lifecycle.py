@@ -40,7 +40,7 @@ def test_a_run_keeps_everything_in_the_bucket_and_another_machine_finds_it_there
     try:
         assert first.returncode == 0, first.stderr
         again = drivetrain("run", "--json", directory=here, env=keys)
-        assert [entry["state"] for entry in json.loads(again.stdout)["stages"]] == ["cached"] * 7
+        assert [entry["state"] for entry in json.loads(again.stdout)["stages"]] == ["cached"] * 8
         assert not (here / ".drivetrain" / "objects").exists()
         there = tmp_path / "there"
         shutil.copytree(here, there, ignore=shutil.ignore_patterns(".drivetrain"))

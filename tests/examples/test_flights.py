@@ -24,7 +24,7 @@ def by_stage(run: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
 def test_the_run_ends_with_a_champion_that_answers(flights: Flights, drivetrain: Command) -> None:
     project, run = flights
     stages = by_stage(run)
-    assert [entry["state"] for entry in run["stages"]] == ["done"] * 7
+    assert [entry["state"] for entry in run["stages"]] == ["done"] * 8
     about = stages["evaluate"]["outputs"]["report"]["metadata"]
     assert about["low"] < about["value"] < about["high"]
     assert about["value"] > 0.70
@@ -54,7 +54,7 @@ def test_a_second_run_is_cached_and_loads_no_heavy_library(flights: Flights) -> 
     assert found.returncode == 0, found.stderr
     document, _, modules = found.stdout.rpartition("MODULES")
     second = json.loads(document)
-    assert [entry["state"] for entry in second["stages"]] == ["cached"] * 7
+    assert [entry["state"] for entry in second["stages"]] == ["cached"] * 8
     assert [entry["outputs"] for entry in second["stages"]] == [entry["outputs"] for entry in first["stages"]]
     heavy = {
         "pandas",

@@ -47,7 +47,7 @@ def test_help_loads_few_modules_and_nothing_heavy() -> None:
 
 
 @pytest.mark.parametrize(
-    "command", ["run", "runs", "show", "logs", "lineage", "deploy", "predict", "stage", "doctor", "init"]
+    "command", ["run", "runs", "show", "logs", "lineage", "package", "deploy", "predict", "stage", "doctor", "init"]
 )
 def test_the_help_of_a_command_loads_nothing_heavy(command: str) -> None:
     assert not heavy(loaded_by(command, "--help"))

@@ -24,15 +24,17 @@ from sklearn.ensemble import HistGradientBoostingClassifier
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import OrdinalEncoder
 
-from drivetrain import champion
+from drivetrain import champion, packaging, wiring
 from drivetrain.backends.objects.directory import open_directory
 from drivetrain.backends.serving import Endpoint, alive
 from drivetrain.backends.serving.local import LocalServing
 from drivetrain.backends.tracking.mlflow import MLflow, open_tracking
 from drivetrain.definition.definition import Definition
-from drivetrain.errors import ServingError, StageError, Unavailable
+from drivetrain.definition.packaging import Sign
+from drivetrain.errors import ServingError, StageError, Unavailable, Untrusted
 from drivetrain.records import Artifact, DeployOutputs, Reference
 from drivetrain.stages import StageContext, deploy
+from tests.backends.images.keys import new_key
 
 ROWS = pd.DataFrame(
     {
@@ -136,8 +138,9 @@ class World:
         return Registered(stored, Reference("version", f"{name}/{found.version}", {"run_id": run_id}))
 
     def deploy(
-        self, registered: Registered, tracking: Any = None, candidate: bool = False, **serving: Any
-    ) -> DeployOutputs:
+        self, registered: Registered, tracking: Any = None, candidate: bool = False, sign: dict[str, str] | None = None,
+        signature: Artifact | None = None, **serving: Any,
+    ) -> DeployOutputs:  # fmt: skip
         name = registered.version.id.rpartition("/")[0]
         work = self.root / f"work-{len(list(self.root.glob('work-*')))}"
         work.mkdir()
@@ -148,13 +151,25 @@ class World:
                 "train": {"function": "train.py:train"},
                 "evaluate": {"metric": "roc_auc"},
                 "serving": {"port": 0, **serving},
+                **({"package": {"sign": sign}} if sign else {}),
             }
         )
         context = StageContext(
             "run-1", self.project, self.state, work, self.objects, definition, {}, self.told.append, candidate
-        )  # fmt: skip
-        inputs = deploy.Inputs(registered.model, self.definitions, registered.version)
-        return deploy.run(context, inputs, serving=self.serving, tracking=tracking or self.tracking)
+        )
+        inputs = deploy.Inputs(registered.model, self.definitions, registered.version, signature=signature)
+        part = definition.package
+        trust = wiring.trust(self.state, self.project, part.sign if part else None)
+        return deploy.run(context, inputs, serving=self.serving, tracking=tracking or self.tracking, trust=trust)
+
+    def sign(self, model: Artifact, key: Path) -> Artifact:
+        """The model's signature by a key, as the stage package keeps it."""
+        scratch = self.root / f"signing-{len(list(self.root.glob('signing-*')))}"
+        folder = self.objects.get(model, scratch / "model")
+        trust = wiring.trust(self.state, key.parent, Sign(key=key.name))
+        signature = trust.sign_model(folder, scratch / packaging.SIGNATURE)
+        assert signature is not None
+        return self.objects.put("signature", signature)
 
     def runner(self, file: str, source: str) -> str:
         """A runner of the user's, as the definition names it."""
@@ -273,6 +288,25 @@ def test_a_deployment_cut_off_before_the_alias_is_completed_by_doing_it_again(wo
     outputs = world.deploy(cut, runner=runner)
     assert outputs.revision.detail["pid"] == running.pid
     assert champion.read(world.objects, "cut") is not None
+
+
+def test_a_model_that_is_unsigned_or_signed_by_another_is_refused_and_the_former_serves_on(
+    world: World, tmp_path: Path
+) -> None:
+    mine, other = new_key(world.project / "mine.key"), new_key(tmp_path / "other.key")
+    serving, next_one = world.register("signed", classifier(1)), world.register("signed", classifier(2))
+    first = world.deploy(serving, sign={"public_key": "mine.pub"}, signature=world.sign(serving.model, mine))
+    for signature, why in ((None, "is not signed"), (world.sign(next_one.model, other), "signed with another key"),
+                           (world.sign(serving.model, mine), "is not what was signed: .*was changed")):  # fmt: skip
+        with pytest.raises(Untrusted, match=why) as refused:
+            world.deploy(next_one, sign={"key": "mine.key"}, signature=signature)
+        assert refused.value.digest == next_one.model.digest
+        assert next_one.model.digest in str(refused.value)
+        endpoint = world.serving.find("signed")
+        assert endpoint is not None
+        assert endpoint.revision == first.revision.id
+    world.deploy(next_one, sign={"key": "mine.key", "check": "nothing"})
+    world.serving.stop("signed")
 
 
 def test_a_better_model_replaces_the_champion_and_a_broken_one_does_not(world: World) -> None:

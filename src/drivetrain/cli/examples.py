@@ -24,9 +24,9 @@ def of_champion(opened: Project) -> Mapping[str, Any]:
     return found
 
 
-def curl(opened: Project, endpoint: Endpoint) -> Iterator[str]:
+def curl(opened: Project, endpoint: Endpoint, *, behind_gateway: bool = True) -> Iterator[str]:
     """Commands that ask the same of the service in Cog's API, KServe's V1 and the Open Inference Protocol; none where no example is
-    stored."""
+    stored. TLS and tokens are the gateway's."""
     try:
         inputs = of_champion(opened)
     except UsageError:
@@ -44,7 +44,7 @@ def curl(opened: Project, endpoint: Endpoint) -> Iterator[str]:
         "KServe V1": (f"/v1/models/{endpoint.name}:predict", {"instances": [instance]}),
         "Open Inference": (f"/v2/models/{endpoint.name}/infer", {"inputs": _tensors([instance])}),
     }
-    options = "".join(f" {option}" for option in _options(opened, endpoint))
+    options = "".join(f" {option}" for option in _options(opened, endpoint)) if behind_gateway else ""
     for protocol, (path, body) in bodies.items():
         yield f"# {protocol}"
         yield (

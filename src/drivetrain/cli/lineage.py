@@ -25,7 +25,7 @@ _DETAILS = ("digest", "key", "rows", "value", "definition", "code", "lock", "com
 
 
 @click.command()
-@click.argument("subject", metavar="MODEL_VERSION|RUN|PREDICTION_ID")
+@click.argument("subject", metavar="MODEL_VERSION|RUN|PREDICTION_ID|IMAGE")
 @click.option(
     "--output",
     "-o",
@@ -35,7 +35,8 @@ _DETAILS = ("digest", "key", "rows", "value", "definition", "code", "lock", "com
 @click.option("--json", "as_json", is_flag=True, help="Nodes and edges as JSON.")
 @click.pass_obj
 def lineage(where: str, subject: str, output: Path | None, as_json: bool) -> None:
-    """Walk from a model version (3 or flights/3), run or prediction back to its data, features, checks, code and lock file."""
+    """Walk from a model version (3 or flights/3), run, prediction or image (its digest) back to its data, features, checks, code and lock
+    file."""
     opened = project.open_project(Path(where), checked=False)
     deployment.remember_prediction(opened, subject)
     found = tracing.trace(opened.journal, opened.definition.name, subject)

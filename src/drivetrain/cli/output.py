@@ -63,3 +63,8 @@ def moment(value: float | None) -> str:
 def short(digest: str) -> str:
     """A digest's first twelve digits: enough to tell any two apart here."""
     return digest[:12]
+
+
+def cut(text: str, most: int) -> str:
+    """The text in at most so many characters."""
+    return text if len(text) <= most else f"{text[: most - 3]}..."

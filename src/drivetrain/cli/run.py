@@ -224,6 +224,8 @@ def facts(result: RunResult) -> list[tuple[str, str]]:
         rows.append(("gate", outputs["evaluate"].verdict.reason))
     if "register" in outputs:
         rows.append(("model version", outputs["register"].version.id))
+    if "package" in outputs and outputs["package"].image is not None:
+        rows.append(("image", outputs["package"].image.id))
     if "deploy" in outputs:
         revision: Reference = outputs["deploy"].revision
         if revision.detail.get("candidate"):

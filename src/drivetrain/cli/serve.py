@@ -55,13 +55,28 @@ def _stop(where: Path) -> bool:
 
 @click.command()
 @click.argument("project_path", metavar="[PROJECT]", required=False, type=click.Path(exists=True))
+@click.option(
+    "--from-image",
+    metavar="[REF]",
+    is_flag=False,
+    flag_value="",
+    help="In a container of podman's or Docker's: of its image, or of REF.",
+)
 @click.pass_obj
-def serve(where: str, project_path: str | None) -> None:
+def serve(where: str, project_path: str | None, from_image: str | None) -> None:
     """Serve the champion until Ctrl-C: of this project, or of the one at PROJECT.
 
     Prints a curl command for each protocol. If the service was up before, it is taken over, and ends with Ctrl-C too.
+
+    With --from-image there is one container and no gateway: the model alone, as it will run elsewhere.
     """
     opened = project.open_project(Path(project_path or where))
+    if from_image is not None:
+        from drivetrain.cli import container
+
+        signal.signal(signal.SIGTERM, _interrupt)
+        container.serve(opened, from_image)
+        return
     serving, name = wiring.serving(opened.state), opened.definition.name
     endpoint = deployment.bring_up(opened, deployment.leading(opened))
     try:

@@ -74,9 +74,21 @@ def _named(source: Source) -> Iterator[tuple[Place, str]]:
         yield ("serving", "runner"), definition.serving.runner
     if definition.serving.cog:
         yield ("serving", "cog"), definition.serving.cog
+    if definition.package and definition.package.base and definition.package.base.startswith((".", "/")):
+        yield ("package", "base"), _folder(definition.package.base)
+    if definition.package and definition.package.sign and definition.package.sign.public_key:
+        yield ("package", "sign", "public_key"), definition.package.sign.public_key
+    if definition.package and definition.package.advisories:
+        yield ("package", "advisories"), definition.package.advisories
     if definition.serving.tls:
         yield ("serving", "tls", "certificate"), definition.serving.tls.certificate
         yield ("serving", "tls", "key"), definition.serving.tls.key
+
+
+def _folder(base: str) -> str:
+    """The path of a base, without the tag that it may end with."""
+    head, slash, last = base.rpartition("/")
+    return f"{head}{slash}{last.partition(':')[0]}"
 
 
 def _near_file(project: Path, name: str) -> str:

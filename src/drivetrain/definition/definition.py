@@ -8,6 +8,7 @@ from typing import Any
 from pydantic import Field, model_validator
 
 from drivetrain.definition.loop import Loop, Monitoring, Trigger
+from drivetrain.definition.packaging import Package
 from drivetrain.definition.parts import (
     Data,
     Evaluate,
@@ -39,6 +40,9 @@ class Definition(Part):
     )
     train: Train = Field(description="How a model is fitted. Stage train.")
     evaluate: Evaluate = Field(description="The gate. Stage evaluate.")
+    package: Package | None = Field(
+        None, description="The image that it is packaged into. None: no image is made by a run. Stage package."
+    )
     serving: Serving = Field(default_factory=Serving, description="How the model answers. Stage deploy.")
     monitoring: Monitoring = Field(default_factory=Monitoring, description="What is watched while it serves.")
     triggers: list[Trigger] = Field(default_factory=list, description="What starts a new run by itself.")

@@ -36,7 +36,8 @@ class Latencies:
 
     def _bins(self, values: np.ndarray) -> np.ndarray:
         places = np.floor(np.log(np.maximum(values, _FIRST) / _FIRST) / self._ratio).astype(np.int64)
-        return np.clip(places, 0, len(self._candidate) - 1)
+        clipped: np.ndarray = np.clip(places, 0, len(self._candidate) - 1)
+        return clipped
 
     @property
     def p_value(self) -> float:
