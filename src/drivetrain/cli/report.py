@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 import click
@@ -24,6 +25,8 @@ def report(where: str, subject: str | None, output: Path) -> None:
     opened = project.open_project(Path(where), checked=False)
     from drivetrain.watch.report import page
 
+    text = page(opened, subject, time.time())
     output.parent.mkdir(parents=True, exist_ok=True)
-    output.write_text(page(opened, subject), encoding="utf-8")
+    # A name may hold what UTF-8 does not.
+    output.write_text(text, encoding="utf-8", errors="replace")
     click.echo(f"wrote {output}", err=True)
