@@ -39,7 +39,7 @@ fix: setup ## formats, mends what ruff can mend, writes generated docs
 	$(BIN)/python docs/build.py
 
 .PHONY: demo
-demo: setup ## flights: from raw rows to an endpoint that answers
+demo: setup ## flights: a model is served, ages, is retrained and replaced, in minutes
 	@$(BIN)/python examples/flights/demo.py
 
 .PHONY: test
