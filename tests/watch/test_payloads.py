@@ -64,6 +64,14 @@ def test_objects_of_features_are_rows(requests, path, body, count):
     assert rows_of(requests, asked(body, path)) == [(61.5, 7.0, "DL", None)] * count
 
 
+@pytest.mark.parametrize("name", ['a "quoted" name', "back\\slash", "tab\there", "naïve"])
+def test_a_feature_may_have_any_name(name):
+    row = {name: 1.5, "temp": 2.0}
+    named = Requests({name: True, "temp": True}, 2)
+    for path, body in ((COG, {"input": row}), (COG, {"input": {"rows": [row]}}), (V1, {"instances": [row]})):
+        assert rows_of(named, asked(body, path)) == [(1.5, 2.0)]
+
+
 def test_a_column_that_is_sliced_by_is_read_where_it_is_sent(requests):
     assert rows_of(requests, asked({"input": {**ROW, "origin": "JFK"}})) == [(61.5, 7.0, "DL", "JFK")]
 

@@ -59,6 +59,7 @@ class Monitoring(Part):
     )
     output: str | None = Field(
         None,
+        pattern=r'^[^"\\\x00-\x1f]+$',
         description="Key of the answer that holds the prediction: the probability of the positive class, or the predicted value. "
         "None: `probability`, `score` or `prediction`, or the whole answer where it is a number.",
     )

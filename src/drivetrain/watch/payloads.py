@@ -10,6 +10,7 @@ that a caller sends raises, takes more memory than its own size, or is kept.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -146,7 +147,10 @@ class Requests:
         )
 
     def _row_type(self) -> Any:
-        """A struct with a field for each column, so that nothing else of a body is made into objects."""
+        """A struct with a field for each column, so that nothing else of a body is made into objects. It has none where a name
+        is written in JSON with escapes, which structs do not allow: rows are read loosely then."""
+        if any(json.dumps(name, ensure_ascii=False) != f'"{name}"' for name in self._names):
+            return msgspec.defstruct("Row", [], gc=False)
         fields: list[tuple[str, Any, Any]] = [
             (f"c{place}", (float | bool | None) if self._numbers[name] else (str | None), None)
             for place, name in enumerate(self._names)
