@@ -63,8 +63,8 @@ bench-packaging: setup ## how fast a model becomes an image, beside a Dockerfile
 	$(BIN)/python -m benchmarks.packaging
 
 .PHONY: test-slow
-test-slow: setup ## the tests that take minutes: ten thousand fuzzed requests
-	$(BIN)/python -m pytest -q -m slow
+test-slow: setup ## the tests that take minutes: kills, fuzzed requests, containers, a real Prometheus
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -q -m slow
 
 .PHONY: lock
 lock: ## resolves the lock files anew (needs uv)
