@@ -100,5 +100,13 @@ def test_a_row_has_the_same_id_and_place_in_the_sample_whichever_range_its_frame
 
     assert ids(whole) == ids(half)
     assert 0.2 < len(whole) / 1000 < 0.4
-    other = Rows(frame(times), NAMES, delay=0.0, share=0.3, seed=6)
-    assert ids(other) != ids(whole)
+
+
+def test_samples_of_different_seeds_have_no_more_in_common_than_chance_gives() -> None:
+    times = list(range(4000))
+    half = [
+        {event.id for event in Rows(frame(times), NAMES, delay=0.0, share=0.5, seed=seed).events(0, 4000, 4000)}
+        for seed in (3, 4)
+    ]
+    assert all(1800 < len(drawn) < 2200 for drawn in half)
+    assert 850 < len(half[0] & half[1]) < 1150

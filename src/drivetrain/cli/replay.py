@@ -15,7 +15,7 @@ import click
 
 from drivetrain import champion, project, wiring
 from drivetrain.cli import output, progress
-from drivetrain.cli.run import instant
+from drivetrain.cli.run import instant, parameters
 from drivetrain.definition.values import parse_duration
 from drivetrain.errors import UsageError
 from drivetrain.journal import Decision
@@ -77,12 +77,16 @@ def pace(ctx: click.Context, option: click.Parameter, value: str) -> float | Non
     is_flag=True,
     help="Send nothing: train at the instants of each retraining policy, and say what it would have cost and gained.",
 )
+@click.option(
+    "--param", "params", multiple=True, callback=parameters, metavar="KEY=VALUE",
+    help="Set a key for the comparison of policies, such as loop.worth={per_prediction: 1, training: 20}.",
+)  # fmt: skip
 @click.option("--quiet", "-q", is_flag=True, help="No progress, only the summary.")
 @click.option("--json", "as_json", is_flag=True, help="The result as JSON on standard output.")
 @click.pass_obj
 def replay(
     where: str, start: datetime, end: datetime, speed: float | None, sample: float, seed: int, step: float | None,
-    connections: int, plot: Path | None, policies: bool, quiet: bool, as_json: bool,
+    connections: int, plot: Path | None, policies: bool, params: dict[str, str], quiet: bool, as_json: bool,
 ) -> None:  # fmt: skip
     """Play a range of real rows to the service, and let the loop act on a simulated clock.
 
@@ -92,7 +96,9 @@ def replay(
     """
     if not start < end:
         raise UsageError("the range is empty", hint="--from has to be earlier than --to")
-    opened = project.open_project(Path(where))
+    if params and not policies:
+        raise UsageError("a replay runs under the definition as it is", hint="--param goes with --policies")
+    opened = project.open_project(Path(where), parameters=params)
     if policies:
         rows = _rehearse(opened, start, end, step or _WEEK, quiet)
         output.as_json([_row_document(row) for row in rows]) if as_json else _policy_table(rows, opened)
@@ -149,7 +155,7 @@ def make_frame(opened: Project, start: datetime, end: datetime, quiet: bool) -> 
     by data.label_delay after its end. Ends the command with the run's exit code if it fails."""
     until = end + opened.definition.data.label_delay
     window = {"data.window.start": start.isoformat(), "data.window.end": until.isoformat()}
-    ranged = project.open_project(opened.root, parameters=window, checked=False)
+    ranged = project.open_project(opened.root, parameters={**opened.parameters, **window}, checked=False)
     store = wiring.project_objects(ranged)
     plan = wiring.plan(ranged, store, [], "features")
     result = wiring.runner(ranged, store, progress.choose(quiet)).run(plan, only=["features"])

@@ -13,6 +13,8 @@ from typing import Any
 import grpc
 import pytest
 
+from drivetrain.backends.serving.gateway import captured
+from drivetrain.backends.serving.gateway.settings import Capturing
 from drivetrain.backends.serving.http.messages import Exchange, Response
 from drivetrain.backends.serving.replica import open_inference_pb2 as pb
 from tests.backends.serving.gateways import TOKEN, Fake, Gateway, fakes, running, wait_until
@@ -122,3 +124,14 @@ def test_readiness_and_metadata_are_answered(tmp_path: Path) -> None:
         with pytest.raises(grpc.RpcError) as raised:
             ask("ModelReady", pb.ModelReadyRequest(name="another"))
         assert raised.value.code() == grpc.StatusCode.NOT_FOUND
+
+
+def test_a_call_says_its_own_time_in_its_metadata_if_it_brings_the_token(tmp_path: Path) -> None:
+    capturing = Capturing(directory=str(tmp_path / "log"))
+    with serving(tmp_path, infer, capturing=capturing) as (gateway, channel, _):
+        said = ("x-drivetrain-time", "1364774400")
+        call(channel, 1.0, [said, ("authorization", f"Bearer {TOKEN}")])
+        call(channel, 2.0, [said])
+        assert gateway.end() == 0
+    believed, now = sorted({event.at for _, event in captured.read(tmp_path / "log")})[:2]
+    assert believed == 1364774400.0 < now
