@@ -45,7 +45,9 @@ def finished(project: Path) -> set[str]:
 
 
 def digests(document: dict[str, Any]) -> dict[str, dict[str, str | None]]:
-    return {entry["stage"]: {k: v and v.get("digest") for k, v in entry["outputs"].items()} for entry in document["stages"]}
+    return {
+        entry["stage"]: {k: v and v.get("digest") for k, v in entry["outputs"].items()} for entry in document["stages"]
+    }
 
 
 @pytest.mark.parametrize("kills_wanted", [12, pytest.param(30, marks=pytest.mark.slow)])
