@@ -84,9 +84,8 @@ def heading(text: str) -> None:
 def timeline(decisions: Sequence[Mapping[str, Any]]) -> Iterator[str]:
     """A line for each step of each decision, by the simulated clock."""
     for decision in decisions:
-        history = drivetrain("decisions", decision["id"])["steps"]
         numbers = decision["numbers"]
-        for number, step in enumerate(history):
+        for number, step in enumerate(decision["steps"]):
             when = datetime.fromtimestamp(step["at"], UTC).strftime("%a %d %b %H:%M")
             name = decision["trigger"] if number == 0 else ""
             state = step["state"].replace("_", " ")
@@ -103,6 +102,12 @@ def judged(decisions: Sequence[Mapping[str, Any]]) -> Iterator[str]:
             for attempt in drivetrain("show", decision["run"])["attempts"]:
                 if attempt["stage"] == "evaluate" and attempt["outputs"]:
                     yield f"  {decision['run'][:8]}  {decision['trigger']:<10} {attempt['outputs']['verdict']['reason']}"
+
+
+def triggers(played: Mapping[str, Any]) -> Iterator[str]:
+    """Each trigger as the loop saw it last."""
+    for one in played["triggers"]:
+        yield f"  {one['trigger']:<16} {one['state']:<8} {one['why']}"
 
 
 def months(played: Mapping[str, Any]) -> Iterator[str]:
@@ -161,6 +166,9 @@ def main() -> None:
     )
     for line in timeline([*played["decisions"], *after["decisions"]]):
         say(line)
+    heading(f"each trigger at the last look before the release, {RELEASE}")
+    for line in triggers(played):
+        say(line)
     heading("what the gate said of each model, on flights that it was not trained on")
     say(f"  20130401  {'first':<10} {made['evaluate']['verdict']['reason']}")
     for line in judged([*played["decisions"], *after["decisions"]]):
@@ -184,7 +192,6 @@ def main() -> None:
                  drivetrain report -o report.html
                  drivetrain lineage {headers["x-request-id"]} -o lineage.html
                  drivetrain traffic
-                 drivetrain watch --once --dry-run
                  drivetrain deploy --stop""")
 
 

@@ -7,6 +7,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
+from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,7 +19,7 @@ from drivetrain.cli import output, progress
 from drivetrain.cli.run import instant, parameters
 from drivetrain.definition.values import parse_duration
 from drivetrain.errors import UsageError
-from drivetrain.journal import Decision
+from drivetrain.journal import Decision, Journal
 from drivetrain.project import Project
 from drivetrain.records import Artifact, FeaturesOutputs
 
@@ -133,6 +134,7 @@ def _play(
     try:
         with open_loop(opened, clock, patient=True) as loop:
             playing.run(loop)
+            triggers = loop.looked.triggers if loop.looked else ()
     except KeyboardInterrupt:
         show.end()
         click.echo(f"interrupted; go on with --from {_instant(clock.now)}Z", err=True)
@@ -145,9 +147,12 @@ def _play(
     for file in filter(None, (picture, plot)):
         replay_score.plot(periods, decisions, metric, file)
     if as_json:
-        output.as_json(_document(playing.totals, periods, decisions[::-1], metric, picture))
+        told = _document(playing.totals, periods, decisions[::-1], metric, picture, opened.journal)
+        output.as_json(told | {"triggers": [asdict(one) for one in triggers]})
     else:
         _summary(playing.totals, periods, decisions[::-1], metric, plot or picture)
+        click.echo()
+        output.table(["trigger", "at the end", "why"], [[one.trigger, one.state, one.why] for one in triggers])
 
 
 def make_frame(opened: Project, start: datetime, end: datetime, quiet: bool) -> Artifact:
@@ -220,7 +225,12 @@ def _instant(at: float) -> str:
 
 
 def _document(
-    totals: Totals, periods: Sequence[Period], decisions: Sequence[Decision], metric: str, picture: Path
+    totals: Totals,
+    periods: Sequence[Period],
+    decisions: Sequence[Decision],
+    metric: str,
+    picture: Path,
+    journal: Journal,
 ) -> dict[str, Any]:
     return {
         "rows": totals.rows, "asked": totals.asked, "failed": totals.failed, "labels": totals.labels, "lost": totals.lost,
@@ -237,6 +247,10 @@ def _document(
                 "id": found.id, "at": found.at, "changed": found.changed, "trigger": found.trigger, "action": found.action,
                 "state": found.state, "reason": found.reason, "numbers": dict(found.numbers), "run": found.run_id,
                 "revision": found.revision,
+                "steps": [
+                    {"at": at, "state": state, "reason": reason}
+                    for at, state, reason in journal.decision_steps(found.id)
+                ],
             }
             for found in decisions
         ],
