@@ -25,7 +25,9 @@ def test_any_tensor_comes_and_goes_as_json(found: tuple[str, Any]) -> None:
     datatype, array = found
     elements = [one.decode() for one in array.ravel()] if datatype == "BYTES" else array.ravel().tolist()
     for data in (elements, array.tolist() if datatype != "BYTES" else elements):
-        body = request(tensor("a", datatype, array.shape, data)).replace(b"NaN", b"null")
+        body = request(tensor("a", datatype, array.shape, data))
+        if datatype != "BYTES":  # a text may be "NaN"
+            body = body.replace(b"NaN", b"null")
         there, answer = echoed(codec_for(Wire.V2, WHOLE), Call(Wire.V2, body))
         assert same(there, array)
         (output,) = json.loads(answer.body)["outputs"]
