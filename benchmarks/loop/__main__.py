@@ -10,7 +10,7 @@ from pathlib import Path
 
 from benchmarks import report
 from benchmarks.environments import HERE
-from benchmarks.loop import canary, drift, false_alarms, monitor
+from benchmarks.loop import canary, drift, false_alarms, monitor, whole
 from benchmarks.loop.bench import Bench
 from benchmarks.measures import Findings, Target
 from drivetrain.errors import DrivetrainError
@@ -20,6 +20,7 @@ RACES: Mapping[str, Callable[[Bench], Findings]] = {
     "false_alarms": false_alarms.race,
     "monitor": lambda bench: monitor.race(bench.say),
     "canary": lambda bench: canary.race(bench.say),
+    "loop": whole.race,
 }
 
 
