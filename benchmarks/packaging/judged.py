@@ -148,7 +148,7 @@ def _round(
             attached.append(mine.moved[case][-1] - took.sent)
         os.sync()
         _timed(registry, naive, case, lambda: buildah.build(bundle, base, f"{registry.host}/naive:{step}"))  # noqa: B023
-    buildah.drop()
+    world.clear(bench.world, buildah.home)
     for left in (store, bundle):
         shutil.rmtree(left)
 
@@ -226,7 +226,7 @@ def start(bench: Bench) -> Findings:
         refs = {OURS: f"{registry.host}/ours:1", NAIVE: f"{registry.host}/naive:1"}
         ours.build(bench.world, bundle, base, place / "store", refs[OURS])
         buildah.build(bundle, base, refs[NAIVE])
-        buildah.drop()
+        world.clear(bench.world, buildah.home)
         for number in range(bench.rounds):
             bench.say(f"  round {number + 1} of {bench.rounds}")
             for name, ref in refs.items():
@@ -239,21 +239,24 @@ def start(bench: Bench) -> Findings:
 
 def _start(bench: Bench, home: Path, base: str, ref: str) -> tuple[float, float]:
     """Seconds to fetch the image where the base is already, and from `podman run` to the first right answer."""
-    storage = ["podman", "--root", str(home / "root"), "--runroot", str(home / "run")]
-    variables, port, name = bench.world.containers, free_port(), f"bench-{uuid.uuid4().hex[:8]}"
-    run([*storage, "pull", "--quiet", "--tls-verify=false", base], variables=variables)
+    podman = ["podman", *world.storage(home)]
+    variables, port, name = (
+        bench.world.containers,
+        free_port(),
+        f"{ref.rpartition('/')[2].partition(':')[0]}-{uuid.uuid4().hex[:8]}",
+    )
+    run([*podman, "pull", "--quiet", "--tls-verify=false", base], variables=variables)
     os.sync()
     began = time.monotonic()
-    run([*storage, "pull", "--quiet", "--tls-verify=false", ref], variables=variables)
+    run([*podman, "pull", "--quiet", "--tls-verify=false", ref], variables=variables)
     pulled, began = time.monotonic() - began, time.monotonic()
     options = ["--detach", "--name", name, "--network", "host", "--env", f"PORT={port}"]
-    run([*storage, "run", *options, ref], variables=variables)
+    run([*podman, "run", *options, ref], variables=variables)
     try:
-        _first_answer(f"http://127.0.0.1:{port}/predictions", bench.world.example, [*storage, "logs", name], variables)
+        _first_answer(f"http://127.0.0.1:{port}/predictions", bench.world.example, [*podman, "logs", name], variables)
         first = time.monotonic() - began
     finally:
-        run([*storage, "rm", "--force", "--time", "2", name], variables=variables)
-        run([*storage, "rmi", "--all", "--force"], variables=variables)
+        world.clear(bench.world, home)
     return pulled, first
 
 
@@ -269,4 +272,4 @@ def _first_answer(url: str, inputs: Mapping[str, object], logs: Sequence[str], v
         except (OSError, urllib.error.URLError, ValueError):
             pass
         time.sleep(0.02)
-    raise RuntimeError(f"no answer in two minutes: {run(logs, variables=variables)[-500:]}")
+    raise RuntimeError(f"no answer in two minutes from {logs[-1]}: {run(logs, variables=variables)[-500:]}")

@@ -7,20 +7,23 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks.packaging.world import World, requirements, run
+from benchmarks.packaging.world import World, requirements, run, storage
 
 DOCKERFILE = """\
 FROM {base}
 RUN python3 -m venv /opt/venv
 ENV PATH=/opt/venv/bin:$PATH PYTHONUNBUFFERED=1
 WORKDIR /src
-COPY requirements.txt .
-RUN pip install --no-cache-dir --no-index --find-links /wheels -r requirements.txt
+COPY {packages} .
+RUN --mount=type=bind,from=wheels,target=/wheels \\
+    pip install --no-cache-dir --no-index --find-links /wheels -r {packages}
 COPY model/ model/
 COPY . .
 EXPOSE 5000
 CMD ["python", "-m", "cog.server.http"]
 """
+_PACKAGES = "packages.txt"
+"""Beside `requirements.txt`, which `cog.yaml` may name and which has no Cog in it."""
 _COG = "cog=="
 
 
@@ -38,37 +41,22 @@ class Buildah:
     def build(self, bundle: Path, base: str, ref: str) -> None:
         """`buildah build` and `buildah push`."""
         self.describe(bundle, base)
-        wheels = f"{self.world.wheels}:/wheels:ro"
         self._run(
-            "build",
-            "--quiet",
-            "--layers",
-            "--pull=never",
-            "--network",
-            "none",
-            "--volume",
-            wheels,
-            "--tag",
-            ref,
-            str(bundle),
-        )
+            "build", "--quiet", "--layers", "--pull=never", "--network", "none", "--build-context", f"wheels={self.world.wheels}",
+            "--tag", ref, str(bundle),
+        )  # fmt: skip
         self._run("push", "--quiet", "--tls-verify=false", ref)
 
     def describe(self, bundle: Path, base: str) -> None:
-        """Writes the Dockerfile and its requirements, where they are not there as they should be."""
+        """Writes the Dockerfile and its list of packages, where they are not there as they should be."""
         lines = "\n".join([*requirements(bundle), cog_requirement(self.world.wheels)]) + "\n"
-        for name, text in (("requirements.txt", lines), ("Dockerfile", DOCKERFILE.format(base=base))):
+        for name, text in ((_PACKAGES, lines), ("Dockerfile", DOCKERFILE.format(base=base, packages=_PACKAGES))):
             path = bundle / name
             if not path.is_file() or path.read_text() != text:
                 path.write_text(text)
 
     def _run(self, *words: str) -> str:
-        place = ("--root", str(self.home / "root"), "--runroot", str(self.home / "run"))
-        return run(["buildah", *place, *words], variables=self.world.containers)
-
-    def drop(self) -> None:
-        """Takes all of its storage away."""
-        self._run("rmi", "--all", "--force")
+        return run(["buildah", *storage(self.home), *words], variables=self.world.containers)
 
 
 def cog_requirement(wheels: Path) -> str:

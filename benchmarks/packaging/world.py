@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import os
 import random
 import shutil
 import socket
 import subprocess
+import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -88,10 +90,10 @@ def make(scratch: Path, bundle: Path, example: Mapping[str, Any]) -> World:
         shutil.rmtree(root / name, ignore_errors=True)
     run(["tar", "--sort=name", "--mtime=@0", "--numeric-owner", "-C", str(root), "-cf", str(scratch / "base.tar"), "."])
     shutil.rmtree(root)
-    storage = ["podman", "--root", str(scratch / "import"), "--runroot", str(scratch / "import-run")]
-    run([*storage, "import", "--quiet", str(scratch / "base.tar"), "localhost/base:1"], variables=world.containers)
-    run([*storage, "push", "--quiet", "localhost/base:1", f"oci:{world.base}:1"], variables=world.containers)
-    run([*storage, "system", "reset", "--force"], variables=world.containers)
+    podman = ["podman", *storage(scratch / "import")]
+    run([*podman, "import", "--quiet", str(scratch / "base.tar"), "localhost/base:1"], variables=world.containers)
+    run([*podman, "push", "--quiet", "localhost/base:1", f"oci:{world.base}:1"], variables=world.containers)
+    clear(world, scratch / "import")
     (scratch / "base.tar").unlink()
     lines = [*requirements(bundle), *runtime.requirements(False), NEW]
     words = [
@@ -108,6 +110,24 @@ def make(scratch: Path, bundle: Path, example: Mapping[str, Any]) -> World:
     ]
     run([*words, *lines])
     return world
+
+
+def storage(home: Path) -> Sequence[str]:
+    """Options that give podman and buildah a storage of their own below `home`. What they keep of what runs goes to a short path, as
+    they want it."""
+    short = hashlib.sha256(str(home).encode()).hexdigest()[:8]
+    return ["--root", str(home / "root"), "--runroot", f"{tempfile.gettempdir()}/bench-{short}"]
+
+
+def clear(world: World, home: Path) -> None:
+    """Takes such a storage away, with all containers and images in it."""
+    podman = ["podman", *storage(home)]
+    for words in (["rm", "--all", "--force", "--time", "2"], ["rmi", "--all", "--force"]):
+        run([*podman, *words], variables=world.containers)
+    # The directory is mounted onto itself, and stays so.
+    subprocess.run(["umount", str(home / "root" / "overlay")], capture_output=True, check=False)
+    for place in (home, Path(podman[-1])):
+        shutil.rmtree(place, ignore_errors=True)
 
 
 def requirements(bundle: Path) -> Sequence[str]:

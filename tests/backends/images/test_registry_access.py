@@ -157,6 +157,20 @@ def test_who_may_not_write_or_has_the_wrong_password_is_told_so(
         open_registry([wrong]).push(made, f"{server.host}/a:1")
 
 
+def test_neither_a_proxy_nor_netrc_comes_between(
+    tokens: tuple[RegistryServer, TokenServer], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server, _ = tokens
+    (tmp_path / "netrc").write_text("machine localhost login somebody password another\n")
+    (tmp_path / "netrc").chmod(0o600)
+    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")
+    monkeypatch.delenv("no_proxy", raising=False)
+    monkeypatch.delenv("NO_PROXY", raising=False)
+    registry = open_registry([docker_config(tmp_path / "config.json", server.host)])
+    assert registry.push(image(tmp_path, b"x"), f"{server.host}/a:1").bytes_sent
+
+
 def test_tls_is_spoken_with_an_authority_that_is_known_and_no_other(tmp_path: Path) -> None:
     certificate = Certificate(tmp_path / "tls")
     server = RegistryServer(

@@ -53,6 +53,9 @@ class Connection:
         self._client = OrasClient(hostname=ref.api)
         self._authority = _authority(ref.host, certificates)
         self._client.session.headers["User-Agent"] = "drivetrain"
+        # This machine is behind no proxy of its own; and a password in ~/.netrc would replace the token that is sent.
+        self._client.session.trust_env = not ref.is_local
+        self._client.session.auth = _as_it_is
         self._credentials = credentials
         self._loaded = False
         self._headers: dict[str, str] = {}
@@ -199,6 +202,10 @@ class Connection:
         if status in (408, 429) or status >= 500:
             return Unavailable(what)
         return SystemFault(what)
+
+
+def _as_it_is(request: requests.PreparedRequest) -> requests.PreparedRequest:
+    return request
 
 
 def _authority(host: str, certificates: Sequence[Path]) -> bool | str:
