@@ -69,6 +69,7 @@ def callers(place: Place) -> Clients:
     return Clients(int(endpoint.url.rpartition(":")[2]), lambda number: {"x": number}, lambda number: number, count=3)
 
 
+@pytest.mark.slow
 def test_one_that_fails_is_taken_back_as_a_shadow_and_no_caller_sees_it_and_a_good_one_is_promoted(
     place: Place,
 ) -> None:
