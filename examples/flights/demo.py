@@ -45,20 +45,21 @@ def drivetrain(*arguments: str) -> Any:
 
 
 def begin_anew() -> None:
-    """A fresh copy of the example. Of an earlier demo only the cache stays, so that the same rows are not read twice."""
-    cache = COPY.with_name("demo-cache")
+    """A fresh copy of the example. Of an earlier demo only the raw rows that it has read stay."""
+    kept = COPY.with_name("demo-objects")
     if COPY.exists():
         subprocess.run([*DRIVETRAIN, "deploy", "--stop"], capture_output=True, check=False)
         objects = COPY / ".drivetrain" / "objects"
         if objects.exists():
-            shutil.rmtree(objects / "refs" / "champion", ignore_errors=True)
-            shutil.rmtree(cache, ignore_errors=True)
-            objects.rename(cache)
+            for name in ("champion", "cache"):
+                shutil.rmtree(objects / "refs" / name, ignore_errors=True)
+            shutil.rmtree(kept, ignore_errors=True)
+            objects.rename(kept)
         shutil.rmtree(COPY)
     shutil.copytree(HERE, COPY, ignore=shutil.ignore_patterns(".drivetrain", "__pycache__"))
-    if cache.exists():
+    if kept.exists():
         (COPY / ".drivetrain").mkdir()
-        cache.rename(COPY / ".drivetrain" / "objects")
+        kept.rename(COPY / ".drivetrain" / "objects")
 
 
 def release(broken: bool) -> None:
