@@ -83,8 +83,13 @@ def heading(text: str) -> None:
 
 
 def timeline(decisions: Sequence[Mapping[str, Any]]) -> Iterator[str]:
-    """A line for each step of each decision, by the simulated clock."""
+    """A line for each step of each decision, by the simulated clock; that a trigger was held back is said once."""
+    held = set()
     for decision in decisions:
+        if decision["state"] == "held":
+            if decision["trigger"] in held:
+                continue
+            held.add(decision["trigger"])
         numbers = decision["numbers"]
         for number, step in enumerate(decision["steps"]):
             when = datetime.fromtimestamp(step["at"], UTC).strftime("%a %d %b %H:%M")

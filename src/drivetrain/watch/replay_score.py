@@ -104,9 +104,13 @@ def plot(periods: Sequence[Period], decisions: Sequence[Decision], metric: str, 
     """The metric of both by period with 95 % intervals, and what became of each retraining, as PNG or SVG by the file's name."""
     with rc_context(plots.STYLE):
         figure, axes = plots.canvas("What was answered, and what the first model would have answered", 8.0, 4.2)
-        for name, color, label in (("never", _NEVER, "never retrained"), ("loop", _LOOP, "the loop")):
+        for name, color, label, aside in (
+            ("never", _NEVER, "never retrained", 0.48),
+            ("loop", _LOOP, "the loop", 0.52),
+        ):
             values: list[Interval] = [getattr(period, name) for period in periods]
-            x = [datetime.fromtimestamp((period.start + period.end) / 2, UTC) for period in periods]
+            # A little apart, so that both intervals can be seen.
+            x = [datetime.fromtimestamp(period.start + aside * (period.end - period.start), UTC) for period in periods]
             y = np.array([value.value for value in values])
             error = np.abs(np.array([[value.value - value.low, value.high - value.value] for value in values]).T)
             axes.errorbar(x, y, yerr=error, color=color, label=label, marker="o", markersize=4.5, linewidth=1.8, elinewidth=1)  # type: ignore[arg-type]  # fmt: skip
@@ -122,6 +126,6 @@ def plot(periods: Sequence[Period], decisions: Sequence[Decision], metric: str, 
         axes.xaxis.set_major_locator(MonthLocator() if monthly else DayLocator(interval=max(1, len(periods) // 8)))
         axes.xaxis.set_major_formatter(DateFormatter("%b %Y" if monthly else "%d %b"))
         axes.set_ylabel(metric)
-        axes.legend(loc="best", ncols=2)
+        figure.legend(loc="outside lower center", ncols=4)
         file.parent.mkdir(parents=True, exist_ok=True)
         figure.savefig(file, metadata={"Software": None} if file.suffix == ".png" else {"Date": None})
