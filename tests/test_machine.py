@@ -142,3 +142,12 @@ def test_torch_is_asked_in_a_process_of_its_own() -> None:
     assert found.version.startswith("2.")
     assert found.cuda or not found.gpus
     assert "torch" not in set(sys.modules) - before
+
+
+def test_what_outlives_a_process_with_limited_threads_has_the_users_own_environment() -> None:
+    users = {"OMP_NUM_THREADS": "3", "HOME": "/home/ada"}
+    environment = dict(users)
+    machine.limit_threads(environment, 2)
+    assert environment["OMP_NUM_THREADS"] == environment["MKL_NUM_THREADS"] == "2"
+    assert machine.without_limit(environment) == users
+    assert machine.without_limit(users) == users

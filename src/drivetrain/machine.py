@@ -12,7 +12,7 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, MutableMapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,6 +22,10 @@ LEAST_DRIVER: Mapping[int, tuple[int, ...]] = {11: (450, 80, 2), 12: (525,), 13:
 """The oldest driver (on Linux) that runs what was built with a CUDA of that major version: NVIDIA's table of "minor version
 compatibility", https://docs.nvidia.com/deploy/cuda-compatibility/minor-version-compatibility.html"""
 
+_THREADS = (
+    "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXPR_NUM_THREADS", "VECLIB_MAXIMUM_THREADS",
+)  # fmt: skip
+_THREADS_BEFORE = "DRIVETRAIN_THREADS_BEFORE"
 _FIELDS = ("driver_version", "name", "memory.total", "memory.free", "compute_cap")
 _MIB = 1 << 20
 _ASK_TORCH = """
@@ -137,3 +141,19 @@ def _major(version: str) -> int:
 
 def _numbers(version: str) -> tuple[int, ...]:
     return tuple(int(part) for part in re.findall(r"\d+", version))
+
+
+def limit_threads(environment: MutableMapping[str, str], threads: int) -> None:
+    """Has numerical libraries use so many threads that are loaded from now on, by this process and those that it starts."""
+    environment[_THREADS_BEFORE] = json.dumps({name: environment[name] for name in _THREADS if name in environment})
+    for name in _THREADS:
+        environment[name] = str(threads)
+
+
+def without_limit(environment: Mapping[str, str]) -> dict[str, str]:
+    """The environment as it was before `limit_threads`: for what outlives the process whose threads were limited."""
+    if _THREADS_BEFORE not in environment:
+        return dict(environment)
+    kept = {name: value for name, value in environment.items() if name not in (*_THREADS, _THREADS_BEFORE)}
+    before: dict[str, str] = json.loads(environment[_THREADS_BEFORE])
+    return kept | before

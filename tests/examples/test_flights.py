@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
 import subprocess
 import sys
 import urllib.request
@@ -35,6 +37,22 @@ def test_the_run_ends_with_a_champion_that_answers(flights: Flights, drivetrain:
     found = drivetrain("predict", "--example", "--json", directory=project)
     assert found.returncode == 0, found.stderr
     assert 0.0 <= json.loads(found.stdout)["output"]["probability"] <= 1.0
+
+
+@pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="another process's environment is read in /proc")
+def test_replicas_have_the_threads_that_the_gateway_gives_them_not_those_of_the_stage_that_started_it(
+    flights: Flights,
+) -> None:
+    project, _ = flights
+    mark = f"{project}/.drivetrain/serving/bundles".encode()
+    threads = set()
+    for process in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            if mark in (process / "cmdline").read_bytes():
+                variables = (process / "environ").read_bytes().split(b"\0")
+                threads |= {entry for entry in variables if b"_NUM_THREADS=" in entry}
+    expected = max(1, ((os.cpu_count() or 1) - 1) // 4)
+    assert threads == {f"OMP_NUM_THREADS={expected}".encode()}
 
 
 def test_no_process_of_the_run_used_much_memory(flights: Flights) -> None:

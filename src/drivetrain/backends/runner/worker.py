@@ -24,15 +24,8 @@ from typing import Any
 from drivetrain.backends.runner import WorkerContext
 from drivetrain.backends.runner.cache import load
 from drivetrain.errors import DefinitionError, DrivetrainError, StageError
+from drivetrain.machine import limit_threads
 from drivetrain.records import encode
-
-_THREADS = (
-    "OMP_NUM_THREADS",
-    "OPENBLAS_NUM_THREADS",
-    "MKL_NUM_THREADS",
-    "NUMEXPR_NUM_THREADS",
-    "VECLIB_MAXIMUM_THREADS",
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,8 +51,7 @@ def main(messages: Connection, output: Connection, warm: Sequence[str], threads:
     # What a library leaves behind (semaphores) is then reported into the step's log, not onto the user's screen: a worker
     # that needs multiprocessing's resource tracker starts one of its own.
     resource_tracker._resource_tracker._fd = None  # type: ignore[attr-defined]
-    for name in _THREADS:
-        os.environ[name] = str(threads)
+    limit_threads(os.environ, threads)
     # Both were for processes that run no user code; what is started from here shall have them as usual.
     os.environ.pop("PYTHONHASHSEED", None)
     os.environ.pop("PYDANTIC_DISABLE_PLUGINS", None)

@@ -17,6 +17,7 @@ from drivetrain.backends.serving import alive
 from drivetrain.backends.serving.alive import Server
 from drivetrain.backends.serving.gateway.settings import SERVICE_VARIABLE
 from drivetrain.errors import ServingError
+from drivetrain.machine import without_limit
 
 _TAIL = 15
 _MODULE = "drivetrain.backends.serving.gateway"
@@ -30,7 +31,8 @@ def launch(server: Server, settings: Path, log: Path, token: str) -> Server:
 
     What of the environment holds `token` is withheld: the gateway has it from its file, and the model has no business with it.
     """
-    variables = {name: value for name, value in os.environ.items() if value.strip() != token}
+    # A stage may have started it, whose threads are limited: the gateway gives replicas theirs.
+    variables = {name: value for name, value in without_limit(os.environ).items() if value.strip() != token}
     done = subprocess.run(
         ["/bin/sh", "-c", _SCRIPT, str(log), *_command(settings)],
         cwd=settings.parent, env=variables, start_new_session=True, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True, check=True,
