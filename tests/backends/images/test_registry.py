@@ -142,6 +142,20 @@ def test_two_pushes_of_one_image_at_once_both_succeed(server: RegistryServer, tm
     assert pushed[0].digest == pushed[1].digest == open_registry().resolve(f"{server.host}/f:1")
 
 
+def test_a_layer_that_another_push_is_writing_over_is_waited_for(server: RegistryServer, tmp_path: Path) -> None:
+    registry, made = open_registry(), image(tmp_path, b"layer" * 1000)
+    registry.push(made, f"{server.host}/over:1")
+    link = server.home / "docker/registry/v2/repositories/over/_layers/sha256" / made.blobs[-1].digest[7:] / "link"
+    text = link.read_text()
+    link.write_text("")  # what a registry sees between the truncation of a file and its new content
+    written = threading.Timer(0.5, link.write_text, [text])
+    written.start()
+    try:
+        assert registry.push(made, f"{server.host}/over:2").digest == made.digest
+    finally:
+        written.join()
+
+
 def test_two_different_images_pushed_to_one_tag_leave_one_of_them_whole(server: RegistryServer, tmp_path: Path) -> None:
     made = [image(tmp_path, b"common" * 100_000, bytes([number]) * 1000) for number in range(6)]
     with ThreadPoolExecutor() as pool:

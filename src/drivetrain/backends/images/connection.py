@@ -85,7 +85,7 @@ class Connection:
             answer = self._once(method, url, repository, headers, body, stream)
         if answer.status_code in expected:
             return answer
-        raise self._refusal(answer, method)
+        raise self.refusal(answer, method)
 
     def _once(
         self,
@@ -189,7 +189,7 @@ class Connection:
 
     # What went wrong
 
-    def _refusal(self, answer: Answer, method: str) -> SystemFault:
+    def refusal(self, answer: Answer, method: str) -> SystemFault:
         """The error that an answer stands for."""
         status, told = answer.status_code, _told(answer)
         what = f"the registry {self.host} answers {status} to {method} {_path(answer)}: {told or answer.reason}"

@@ -172,9 +172,16 @@ class OciRegistry:
     def _put(self, ref: Ref, name: str, manifest: bytes, media_type: str) -> Answer:
         connection, where = self._connection(ref), f"/v2/{ref.repository}/manifests/{name}"
         headers = {"Content-Type": media_type}
-        answer = patiently(
-            lambda: connection.send("PUT", where, ref.repository, (200, 201, 202), headers=headers, body=manifest)
-        )
+
+        def put() -> Answer:
+            answer = connection.send("PUT", where, ref.repository, (200, 201, 202, 400), headers=headers, body=manifest)
+            if answer.status_code != 400:
+                return answer
+            refusal = connection.refusal(answer, "PUT")
+            # Blobs that were there a moment ago: another push of the same ones is writing them over, which some registries do in place.
+            raise Unavailable(str(refusal)) if b"MANIFEST_BLOB_UNKNOWN" in answer.content else refusal
+
+        answer = patiently(put)
         told, digest = answer.headers.get("Docker-Content-Digest"), _digest(manifest)
         if told not in (None, digest):
             raise CorruptArtifact(
