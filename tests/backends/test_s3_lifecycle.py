@@ -10,7 +10,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 Command = Callable[..., subprocess.CompletedProcess[str]]
+
+pytestmark = pytest.mark.slow
 
 
 def write_project(project: Path, endpoint: str) -> Path:

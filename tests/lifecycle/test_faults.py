@@ -21,6 +21,7 @@ def change(project: Path, file: str, before: str, after: str) -> None:
     (project / file).write_text(text.replace(before, after))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("body", "message"),
     [
@@ -44,6 +45,7 @@ def test_a_training_function_that_misbehaves(drivetrain: Command, make_wine: Mak
     assert [stages[name]["state"] for name in ("ingest", "features", "validate")] == ["done"] * 3
 
 
+@pytest.mark.slow
 def test_a_run_that_failed_goes_on_when_its_cause_is_mended(drivetrain: Command, make_wine: Maker) -> None:
     project = make_wine("mended")
     good = (project / "train.py").read_text()
@@ -88,6 +90,7 @@ def test_an_object_store_that_does_not_answer(drivetrain: Command, make_wine: Ma
     assert SECRET not in found.stderr
 
 
+@pytest.mark.slow
 def test_a_damaged_artifact_is_named_and_made_again(drivetrain: Command, make_wine: Maker) -> None:
     project = make_wine("damaged")
     first = json.loads(drivetrain("run", "--json", "--until", "features", directory=project).stdout)

@@ -9,6 +9,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 Command = Callable[..., subprocess.CompletedProcess[str]]
 
 
@@ -89,6 +91,7 @@ def test_data_that_break_the_suite_end_the_run_with_4_and_a_table(
     assert run(drivetrain, project)[0] == 4
 
 
+@pytest.mark.slow
 def test_from_until_and_no_cache_choose_what_is_carried_out(
     drivetrain: Command, make_wine: Callable[[str], Path]
 ) -> None:

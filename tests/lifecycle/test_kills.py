@@ -50,7 +50,7 @@ def digests(document: dict[str, Any]) -> dict[str, dict[str, str | None]]:
     }
 
 
-@pytest.mark.parametrize("kills_wanted", [12, pytest.param(30, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("kills_wanted", [4, pytest.param(30, marks=pytest.mark.slow)])
 def test_killed_at_random_instants_a_lifecycle_ends_as_an_undisturbed_one(
     drivetrain: Command, make_wine: Callable[[str], Path], kills_wanted: int
 ) -> None:

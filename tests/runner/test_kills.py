@@ -61,6 +61,7 @@ def digests(printed: str) -> list[tuple[str, str]]:
     return [(line.split()[0], line.split()[2]) for line in printed.splitlines()]
 
 
+@pytest.mark.slow
 def test_killed_at_thirty_random_instants_no_finished_step_is_repeated_and_the_digests_are_the_same(
     tmp_path: Path,
 ) -> None:
