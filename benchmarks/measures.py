@@ -51,17 +51,17 @@ class Target:
 
     @property
     def ratio(self) -> float | None:
-        """`bound / value`; infinite for a value of 0 or below. None if either is missing."""
-        if self.value is None or self.bound is None:
+        """`bound / value`. None if either is missing, or for a value of 0 or below."""
+        if self.value is None or self.bound is None or self.value <= 0:
             return None
-        return self.bound / self.value if self.value > 0 else float("inf")
+        return self.bound / self.value
 
     @property
     def verdict(self) -> str:
         """`holds`, `misses` or `unmeasured`."""
-        if self.ratio is None:
+        if self.value is None or self.bound is None:
             return "unmeasured"
-        return "holds" if self.ratio >= self.needed else "misses"
+        return "holds" if self.value * self.needed <= self.bound else "misses"
 
 
 @dataclass(frozen=True, slots=True)

@@ -159,4 +159,4 @@ def write_json(path: Path, machine: Machine, findings: Mapping[str, Findings], r
         },
     }
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(content, indent=1) + "\n")
+    path.write_text(json.dumps(content, indent=1, allow_nan=False) + "\n")
