@@ -40,7 +40,7 @@ CHAINS = (FLYTE, METAFLOW, ZENML, KFP)
 """The peers that run steps."""
 
 
-class InstallFailed(Exception):
+class InstallFailed(RuntimeError):
     """A peer's environment could not be made; the message holds what the installer said last."""
 
 

@@ -17,14 +17,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from benchmarks import __main__ as command
+from benchmarks import __main__ as program
 from benchmarks import environments, picture, report
 from benchmarks.measures import Findings, Measurement, Target, at_most, faster_than, per_extra
 from benchmarks.processes import family, watch
 from benchmarks.races import tenfold
 from benchmarks.timing import Entrant, in_turns
 
-RACES = Path(command.__file__).parent / "races"
+RACES = Path(program.__file__).parent / "races"
 
 
 def test_the_median_is_the_middle_sample_and_not_moved_by_one_slow_run() -> None:
@@ -174,7 +174,7 @@ def test_an_environment_that_cannot_be_made_is_an_error_with_the_installers_word
 
 def test_an_unknown_race_is_wrong_usage(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
-        command.main(["--only", "chian"])
+        program.main(["--only", "chian"])
     assert ended.value.code == 2
     assert "no race chian" in capsys.readouterr().err
 
@@ -186,8 +186,8 @@ def test_a_missed_target_decides_the_exit_code(
     more: list[str], code: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     missed = Findings([Target("help", "t", 2.0, 1.0, "limit")])
-    monkeypatch.setattr(command, "RACES", {"help": lambda setting: missed})
-    assert command.main(["--only", "help", "--output", str(tmp_path / "out.json"), *more]) == code
+    monkeypatch.setattr(program, "RACES", {"help": lambda setting: missed})
+    assert program.main(["--only", "help", "--output", str(tmp_path / "out.json"), *more]) == code
 
 
 def copies(monkeypatch: pytest.MonkeyPatch) -> ModuleType:

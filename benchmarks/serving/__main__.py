@@ -2,21 +2,15 @@
 
 from __future__ import annotations
 
-import argparse
-import sys
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from benchmarks import report
-from benchmarks.environments import HERE
-from benchmarks.measures import Findings, Target
+from benchmarks import command
+from benchmarks.measures import Findings
 from benchmarks.serving import judged
 from benchmarks.serving.judged import Bench
-from benchmarks.serving.load import LoadFailed
 from benchmarks.serving.races import Plan
-from benchmarks.serving.servers import NotUp
-from drivetrain.errors import DrivetrainError
 
 RACES: Mapping[str, Callable[[Bench], Findings]] = {
     "echo": judged.echo,
@@ -31,58 +25,19 @@ RACES: Mapping[str, Callable[[Bench], Findings]] = {
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """0 if every target holds, 1 if one misses or could not be measured, 2 for wrong usage."""
-    given = _parser().parse_args(arguments)
-    machine = report.this_machine()
-    _say(f"{machine.processor}, {machine.cores} cores, load {machine.load}; Python {machine.python}")
-    found: dict[str, Findings] = {}
+    parser = command.parser("benchmarks.serving", "Races the data plane.", RACES, "serving.json")
+    parser.add_argument(
+        "--seconds", type=int, default=4, metavar="N", help="length of a sample in whole seconds, as wrk wants it (4)"
+    )
+    parser.add_argument("--soak", type=float, default=30.0, metavar="N", help="minutes of the soak (30)")
+    parser.add_argument(
+        "--pictures", type=Path, default=command.PICTURES, metavar="DIR", help="directory of the PNG files"
+    )
+    given = parser.parse_args(arguments)
     with tempfile.TemporaryDirectory(prefix="bench-serving-") as scratch:
         place = Path(scratch)
-        bench = Bench(Plan(place, place, given.rounds, given.seconds, _say), given.soak, given.pictures)
-        for name in [name for name in RACES if name in given.only]:
-            _say(f"{name} ...")
-            found[name] = _run(name, bench)
-    print(report.text(found))
-    report.write_json(given.output, machine, found, given.rounds)
-    held = all(target.verdict == "holds" for findings in found.values() for target in findings.targets)
-    return 0 if held or given.report_only else 1
-
-
-def _run(name: str, bench: Bench) -> Findings:
-    """The race's findings; one that breaks off is a missed target, and the others go on."""
-    try:
-        return RACES[name](bench)
-    except (NotUp, LoadFailed, DrivetrainError, RuntimeError, OSError) as error:
-        return Findings(
-            [Target(name, f"the race {name} is run", None, None, "", error=f"{type(error).__name__}: {error}")]
-        )
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.serving", description="Races the data plane.")
-    parser.add_argument("--only", type=_names, default=list(RACES), metavar="RACE,...", help=f"of {', '.join(RACES)}")
-    parser.add_argument("--rounds", type=int, default=5, help="samples each, after one warm-up (5)")
-    parser.add_argument(
-        "--seconds", type=int, default=4, help="length of a sample in whole seconds, as wrk wants it (4)"
-    )
-    parser.add_argument("--soak", type=float, default=30.0, help="minutes of the soak (30)")
-    parser.add_argument("--report-only", action="store_true", help="end with 0 even if a target is missed")
-    parser.add_argument("--output", type=Path, default=HERE / "results" / "serving.json", help="JSON file to write")
-    parser.add_argument(
-        "--pictures", type=Path, default=HERE.parent / "docs" / "images", help="directory of the PNG files"
-    )
-    return parser
-
-
-def _names(text: str) -> list[str]:
-    names = [name.strip() for name in text.split(",")]
-    unknown = [name for name in names if name not in RACES]
-    if unknown:
-        raise argparse.ArgumentTypeError(f"no race {', '.join(unknown)}; there are {', '.join(RACES)}")
-    return names
-
-
-def _say(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)
+        plan = Plan(place, place, given.rounds, given.seconds, command.say)
+        return command.run(RACES, Bench(plan, given.soak, given.pictures), given)
 
 
 if __name__ == "__main__":

@@ -25,7 +25,7 @@ from benchmarks.serving.servers import Address
 _UNITS = {"us": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0}
 
 
-class LoadFailed(Exception):
+class LoadFailed(RuntimeError):
     """The load could not be put on, or nothing came back."""
 
 

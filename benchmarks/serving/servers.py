@@ -17,7 +17,7 @@ from urllib.parse import urlsplit
 import psutil
 
 
-class NotUp(Exception):
+class NotUp(RuntimeError):
     """The server did not come up; the message holds what it said last."""
 
 
