@@ -179,7 +179,7 @@ def soak(plan: Plan, flights: Flights, minutes: float, saturation: float) -> lis
             latencies = sorted(latency for _, latency, _ in samples)
             bad = sum(1 for _, _, status in samples if status != 200)
             minute = Minute(
-                len(samples) / length, quantile(latencies, 0.5), quantile(latencies, 0.99), bad, server.memory()
+                len(samples) / length, quantile(latencies, 0.5), quantile(latencies, 0.99), bad, server.resident()
             )
             found.append(minute)
             plan.say(

@@ -47,6 +47,11 @@ class Running:
         """Bytes of the whole tree, pages shared between its processes counted once each in proportion (PSS)."""
         return sum(process.memory_full_info().pss for process in self.processes)
 
+    def resident(self) -> int:
+        """Bytes that the processes of the tree have in memory, added up (RSS): unlike PSS it does not change with what other programs
+        of the machine begin or cease to share."""
+        return sum(process.memory_info().rss for process in self.processes)
+
     def cpu(self) -> float:
         """Seconds of CPU time that the tree has used so far."""
         times = [process.cpu_times() for process in self.processes]
