@@ -54,7 +54,7 @@ def powers(path: Path, alarms: Mapping[str, float], stated: float, found: Mappin
     right.invert_yaxis()
     right.set_xlabel("% of windows that alarm", fontsize=8)
     right.set_title("Shifts found, at equal rates of false alarms", fontsize=9)
-    right.legend(frameon=False, fontsize=8)
+    figure.legend(loc="outside lower right", ncols=len(found), frameon=False, fontsize=8)
     for panel in (left, right):
         panel.spines[["top", "right"]].set_visible(False)
     save(figure, path)

@@ -27,13 +27,18 @@ def bars(path: Path, title: str, results: Sequence[Result], connections: Sequenc
             peer = PEER_COLOUR if result.answers_everything(count) else _REFUSES
             panel.barh(place, rate, color=OUR_COLOUR if result.name == OURS else peer)
             p99 = (result.median(count, "p99") or 0.0) * 1e3
-            panel.text(rate, place, f"  {rate:,.0f}/s, p99 {p99:.2g} ms", va="center", fontsize=8)
+            panel.text(rate, place, f"  {rate:,.0f}/s, p99 {_short(p99)} ms", va="center", fontsize=8)
         panel.set_yticks(range(len(entries)), [result.name for _, result in entries])
         panel.set_title(f"{title}, {count} connection{'s' if count > 1 else ''}", fontsize=9)
         panel.set_xlabel("requests a second", fontsize=8)
         panel.margins(x=0.45)
         panel.spines[["top", "right"]].set_visible(False)
     _save(figure, path)
+
+
+def _short(value: float) -> str:
+    """Two digits or three, and no powers of ten."""
+    return f"{value:,.2f}" if value < 1 else f"{value:,.1f}" if value < 10 else f"{value:,.0f}"
 
 
 def soak(path: Path, minutes: Sequence[Minute]) -> None:
@@ -46,7 +51,7 @@ def soak(path: Path, minutes: Sequence[Minute]) -> None:
     left.set_ylabel("milliseconds")
     left.legend(frameon=False)
     right.plot(numbers, [minute.memory / 1e6 for minute in minutes], color=OUR_COLOUR)
-    right.set_ylabel("megabytes, gateway and replica")
+    right.set_ylabel("megabytes resident, gateway and replica")
     for panel in (left, right):
         panel.set_xlabel("minute")
         panel.set_ylim(bottom=0)
