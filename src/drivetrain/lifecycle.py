@@ -63,7 +63,7 @@ STAGES: tuple[Stage, ...] = (
         "train", "the user's function fits a model inside an MLflow run",
         inputs={"frame": "features.frame", "checked": "validate.verdict"},
         reads=("name", "data.label_delay", "train.function", "train.parameters", "train.seed", "evaluate.holdout"),
-        loads=("train",), needs=("tracking",), version=1,
+        loads=("train",), needs=("tracking",), version=2,
         still_holds="drivetrain.wiring:tracking_there",
     ),
     Stage(

@@ -366,6 +366,42 @@ def test_equal_training_in_two_processes_gives_equal_bytes_and_prints_nothing(tr
         assert (tmp_path / "one" / file).read_bytes() == (tmp_path / "two" / file).read_bytes(), file
 
 
+MACHINES = [
+    {"python": "3.11.7", "build": ["pip==23.2.1", "setuptools==84.2.1", "wheel"], "pip": "pip<=23.2.1", "size": 171559},
+    {"python": "3.11.15", "build": ["pip", "setuptools==66", "wheel==0.40"], "pip": "pip", "size": 171560},
+]
+"""What MLflow writes of two machines; the second has no pip in its environment."""
+
+
+def test_a_stored_model_does_not_depend_on_which_python_pip_and_setuptools_a_machine_has(tmp_path):
+    contents = []
+    for number, machine in enumerate(MACHINES):
+        directory = tmp_path / str(number)
+        directory.mkdir()
+        python, packages = machine["python"], {"pip": ["numpy==2.4.6", "wheelhouse==1.0"]}
+        flavors_of = {"python_function": {"python_version": python, "code": "code"}}
+        documents = {
+            "MLmodel": {"flavors": flavors_of, "model_size_bytes": machine["size"], "mlflow_version": "3.17.2"},
+            "conda.yaml": {"dependencies": [f"python={python}", machine["pip"], packages], "name": "mlflow-env"},
+            "python_env.yaml": {
+                "python": python, "build_dependencies": machine["build"], "dependencies": ["-r requirements.txt"],
+            },
+        }  # fmt: skip
+        for name, document in documents.items():
+            (directory / name).write_text(yaml.safe_dump(document))
+        stored.make_stable(directory)
+        contents.append({name: yaml.safe_load((directory / name).read_text()) for name in documents})
+    assert contents[0] == contents[1] == {
+        "MLmodel": {"flavors": {"python_function": {"python_version": "3.11", "code": "code"}}, "mlflow_version": "3.17.2"},
+        "conda.yaml": {
+            "dependencies": ["python=3.11", "pip", {"pip": ["numpy==2.4.6", "wheelhouse==1.0"]}], "name": "mlflow-env",
+        },
+        "python_env.yaml": {
+            "python": "3.11", "build_dependencies": ["pip", "setuptools", "wheel"], "dependencies": ["-r requirements.txt"],
+        },
+    }  # fmt: skip
+
+
 def test_a_keras_archive_loses_its_times_and_its_memory_addresses_and_nothing_else(tmp_path):
     contents = []
     for address, time in ((140596138568720, (2013, 1, 1, 0, 0, 0)), (77, (2026, 5, 5, 5, 5, 4))):

@@ -8,7 +8,8 @@ import re
 import shutil
 import sys
 import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,8 +22,8 @@ from drivetrain.backends.tracking import flavors
 from drivetrain.errors import DrivetrainError, StageError
 from drivetrain.records import Scalar
 
-_UNSTABLE = ("run_id", "model_id", "model_uuid", "utc_time_created", "artifact_path")
-"""Keys of `MLmodel` that differ from run to run."""
+_UNSTABLE = ("run_id", "model_id", "model_uuid", "utc_time_created", "artifact_path", "model_size_bytes")
+"""Keys of `MLmodel` that differ from run to run; the size is that of files which have not been made stable yet."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,14 +69,48 @@ def forget_other_code(code: Path) -> None:
 
 
 def make_stable(directory: Path) -> None:
-    """Takes out of a model's directory what differs between equal models: ids, times, orders."""
-    file = directory / "MLmodel"
-    document = yaml.safe_load(file.read_text(encoding="utf-8"))
-    for key in _UNSTABLE:
-        document.pop(key, None)
-    file.write_text(yaml.safe_dump(document, sort_keys=True, allow_unicode=True), encoding="utf-8")
+    """Takes out of a model's directory what differs between equal models: ids, times, orders, and which Python, pip and setuptools the
+    machine happens to have."""
+    with _edited(directory / "MLmodel") as document:
+        for key in _UNSTABLE:
+            document.pop(key, None)
+        for flavor in document.get("flavors", {}).values():
+            if "python_version" in flavor:
+                flavor["python_version"] = _short(flavor["python_version"])
+    for name in ("conda.yaml", "python_env.yaml"):
+        if (directory / name).is_file():
+            with _edited(directory / name) as document:
+                _forget_machine(document)
     for archive in directory.glob("data/*.keras"):
         make_archive_stable(archive)
+
+
+@contextmanager
+def _edited(file: Path) -> Iterator[dict[str, Any]]:
+    document = yaml.safe_load(file.read_text(encoding="utf-8"))
+    yield document
+    file.write_text(yaml.safe_dump(document, sort_keys=True, allow_unicode=True), encoding="utf-8")
+
+
+def _forget_machine(document: dict[str, Any]) -> None:
+    """Of the two files that describe an environment: Python as `MAJOR.MINOR`, and the tools that install packages without versions."""
+    if "python" in document:
+        document["python"] = _short(document["python"])
+    for key in {"dependencies", "build_dependencies"} & set(document):
+        document[key] = [_without_version(entry) for entry in document[key]]
+
+
+def _without_version(entry: Any) -> Any:
+    name, equals, version = str(entry).partition("=")
+    if isinstance(entry, str) and name == "python" and equals:
+        return f"python={_short(version)}"
+    tool = re.match(r"(pip|setuptools|wheel)\b", entry) if isinstance(entry, str) else None
+    return tool[1] if tool else entry
+
+
+def _short(version: str) -> str:
+    """`3.11.7` as `3.11`: a patch release changes nothing that a model depends on."""
+    return ".".join(str(version).split(".")[:2])
 
 
 _SHARED = re.compile(rb'("shared_object_id": )(\d+)')
