@@ -349,6 +349,16 @@ def only(definition: Definition, parts: set[str]) -> Definition:
 # runs
 
 
+def threads(project: Project, row: lifecycle.Stage) -> int:
+    """How many threads a stage has that nothing else runs beside: what it is limited to, or else one for each core."""
+    cpu = project.definition.train.resources.cpu if row.name == "train" else None
+    return _cores() if cpu is None else max(1, round(cpu))
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def new_run_id() -> str:
     """A run's id: sortable by the time when it began, unique."""
     return f"{time.strftime('%Y%m%d-%H%M%S', time.gmtime())}-{uuid.uuid4().hex[:6]}"
@@ -358,6 +368,5 @@ def runner(project: Project, store: Objects, progress: Progress, run_id: str | N
     """What carries plans out on this machine; a new run is called `run_id`, if that is given."""
     return answer("runner", "local")(
         journal=project.journal, objects=store, state=project.state, progress=progress,
-        clean=Redactor(os.environ), new_id=(lambda: run_id) if run_id else new_run_id,
-        cores=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
+        clean=Redactor(os.environ), new_id=(lambda: run_id) if run_id else new_run_id, cores=_cores(),
     )  # fmt: skip

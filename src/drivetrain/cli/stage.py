@@ -19,6 +19,7 @@ from drivetrain.backends.runner import WorkerContext, cache
 from drivetrain.cli import output
 from drivetrain.engines import graph
 from drivetrain.errors import UsageError
+from drivetrain.machine import limit_threads
 from drivetrain.records import decode_value, encode
 
 
@@ -121,7 +122,10 @@ def _carry_out(opened: project.Project, row: lifecycle.Stage, inputs: Mapping[st
         def say(text: str) -> None:
             click.echo(f"{row.name} … {text}", err=True)
 
-        context = WorkerContext(run_id, row.name, Path(work), os.cpu_count() or 1, say)
+        threads = wiring.threads(opened, row)
+        # Of the container's share and not of the node's cores; as in a local run's worker, since the number may show in what is made.
+        limit_threads(os.environ, threads)
+        context = WorkerContext(run_id, row.name, Path(work), threads, say)
         with _output_left_alone():
             return wiring.execute(context, payload, inputs)
 
