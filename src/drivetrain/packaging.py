@@ -1,13 +1,15 @@
-"""What an image is built from, and what it is called, from the definition."""
+"""What an image is built from, and what it is called, from the definition: the model's, and that of a pipeline's steps."""
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
-from drivetrain.backends.images import Built, Images, Origin, Pushed, Recipe, Trust
+from drivetrain.backends.images import Built, Images, Origin, Pushed, Recipe, StagesRecipe, Trust
+from drivetrain.definition.definition import Definition
 from drivetrain.definition.packaging import Package, Sign
 from drivetrain.definition.serving import Serving
 from drivetrain.records import Reference
@@ -39,6 +41,31 @@ def recipe(
         arguments=_arguments(serving),
         annotations=_annotations(part, version, commit),
     )
+
+
+def stages_recipe(definition: Definition, project: Path, commit: str) -> StagesRecipe:
+    """How the project becomes the image that a pipeline's steps run in; `commit` is the project's."""
+    part = definition.package or Package()
+    return StagesRecipe(
+        folder=project,
+        name=definition.name,
+        lock=definition.lock,
+        cog=definition.serving.cog,
+        leave_out=_not_for_images(definition, project),
+        platform=part.platform,
+        base=part.base,
+        uid=part.user,
+        annotations=_annotations(part, "", commit),
+    )
+
+
+def _not_for_images(definition: Definition, project: Path) -> list[str]:
+    """What the definition names in the project and no image of it may have: private keys, and what images are only made with."""
+    part, tls = definition.package, definition.serving.tls
+    named = [part.base, part.advisories, part.sign.key if part.sign else None] if part else []
+    named.append(tls.key if tls else None)
+    found = [os.path.relpath(project / name, project) for name in named if name]
+    return [Path(name).as_posix() for name in found]
 
 
 def _arguments(serving: Serving) -> list[str]:

@@ -110,6 +110,7 @@ def test_the_project_is_found_from_a_directory_below_and_by_option(drivetrain: C
         (["stage", "train"], "no outputs of features"),
         (["stage", "ingest", "--parameters", "[1]"], "--parameters is no JSON object"),
         (["init", "7"], "gives no name"),
+        (["package", "--stages"], "there is no requirements.lock"),
     ],
 )
 def test_what_cannot_be_done_is_said_in_one_line_with_exit_code_1_or_2(
@@ -190,13 +191,15 @@ def test_the_json_of_a_stage_is_alone_on_standard_output_and_the_users_code_work
 ) -> None:
     (project / "data.py").write_text(
         "import os, pandas as pd\n"
-        "def load():\n    print('loading')\n    os.system('echo from a child')\n    return pd.read_csv('rows.csv')\n"
+        "def load():\n    print('loading with', os.environ['OMP_NUM_THREADS'])\n"
+        "    os.system('echo from a child')\n    return pd.read_csv('rows.csv')\n"
     )
     text = (project / "drivetrain.yaml").read_text().replace("source: rows.csv", "source: 'data.py:load'")
     (project / "drivetrain.yaml").write_text(text)
     found = drivetrain("-C", str(project), "stage", "ingest", "--json", directory=Path("/"))
     assert json.loads(found.stdout)["state"] == "done", found.stderr
-    assert "loading\n" in found.stderr
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    assert f"loading with {cores}\n" in found.stderr
     assert "from a child\n" in found.stderr
 
 

@@ -1,10 +1,11 @@
-"""`drivetrain package`: the champion as an image."""
+"""`drivetrain package`: the champion as an image, or the project as the image that a pipeline's steps run in."""
 
 from __future__ import annotations
 
 import tempfile
 import time
-from dataclasses import asdict
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,6 @@ import click
 from drivetrain import deployment, packaging, project, wiring
 from drivetrain.backends.images import Audit, Built, Images, Layer, Pushed
 from drivetrain.cli import output
-from drivetrain.deployment import Deployed
 from drivetrain.errors import UsageError
 from drivetrain.project import Project
 
@@ -21,11 +21,14 @@ from drivetrain.project import Project
 @click.command()
 @click.argument("project_path", metavar="[PROJECT]", required=False, type=click.Path(exists=True))
 @click.option(
-    "--push", metavar="REF", help="Push it: HOST[:PORT]/REPOSITORY[:TAG]. Default: package.push, if there is one."
+    "--push",
+    metavar="REF",
+    help="Push it: HOST[:PORT]/REPOSITORY[:TAG]. Default: package.push, if there is one; with --stages the target's image.",
 )
 @click.option(
     "--output", "folder", metavar="DIR", type=click.Path(file_okay=False), help="Write it as an OCI image layout."
 )
+@click.option("--stages", is_flag=True, help="The image that a pipeline's steps run in, in place of the champion's.")
 @click.option(
     "--target", default="local", show_default=True, help="Whose registry and objects: a target of the definition."
 )
@@ -38,44 +41,77 @@ from drivetrain.project import Project
 @click.option("--json", "as_json", is_flag=True, help="As JSON.")
 @click.pass_obj
 def package(
-    where: str, project_path: str | None, push: str | None, folder: str | None, target: str, audited: bool, as_json: bool
+    where: str, project_path: str | None, push: str | None, folder: str | None, stages: bool, target: str, audited: bool,
+    as_json: bool,
 ) -> None:  # fmt: skip
     """Make an image of the champion: of this project, or of the one at PROJECT.
 
     No daemon, no container and no root is needed. What was made before is used again: a new model adds its weights, a change of the code
     a few kilobytes.
+
+    With --stages it is the image in which the steps of `drivetrain render kubeflow` run: the project, all of Drivetrain, and the packages
+    of the lock file. It needs no champion.
     """
     opened = project.open_project(Path(project_path or where), target=target)
+    began = time.monotonic()
+    with tempfile.TemporaryDirectory(prefix="drivetrain-") as directory:
+        made = _of_stages(opened) if stages else _of_champion(opened, Path(directory))
+        seconds = time.monotonic() - began
+        found = _look_up(opened, made.built) if audited else None
+        pushed = None
+        if found is None or not found.found:
+            if folder is not None:
+                made.images.write(made.built.image, Path(folder), made.tag)
+            # Asked for a folder alone, it goes to no registry.
+            ref = push or (None if folder else made.goes_to)
+            if ref is not None:
+                pushed = made.push(packaging.tagged(ref, made.tag))
+    _tell(made.built, pushed, folder, seconds, found, as_json)
+    if found is not None and found.found:
+        raise SystemExit(1)
+
+
+@dataclass(frozen=True, slots=True)
+class _Made:
+    """An image, the tag that it has where none is given, where it goes if nothing is said, and how it gets there."""
+
+    images: Images
+    built: Built
+    tag: str
+    goes_to: str | None
+    push: Callable[[str], Pushed]
+
+
+def _of_champion(opened: Project, scratch: Path) -> _Made:
     part = opened.definition.package
     if part is not None and part.image is not None:
         raise UsageError(
             f"package.image names an image that is there already: {part.image}",
             hint="without that key the image is made here",
         )
-    began = time.monotonic()
     images, deployed = wiring.images(opened.state), deployment.leading(opened)
-    with tempfile.TemporaryDirectory(prefix="drivetrain-") as directory:
-        recipe = deployment.recipe(opened, deployed, Path(directory) / "bundle")
-        built = images.build(recipe, _say)
-        seconds, version = time.monotonic() - began, str(deployed.outputs.bundle.metadata["version"])
-        found = _look_up(opened, built) if audited else None
-        pushed = None
-        if found is None or not found.found:
-            if folder is not None:
-                images.write(built.image, Path(folder), version)
-            # Asked for a folder alone, it goes to no registry.
-            ref = push or (None if folder else wiring.image_goes_to(opened.definition, opened.target))
-            if ref is not None:
-                pushed = _push(opened, deployed, images, built, recipe.bundle, packaging.tagged(ref, version))
-    _tell(built, pushed, folder, seconds, found, as_json)
-    if found is not None and found.found:
-        raise SystemExit(1)
+    recipe = deployment.recipe(opened, deployed, scratch / "bundle")
+    built = images.build(recipe, _say)
+
+    def push(ref: str) -> Pushed:
+        signature = deployment.signature(opened, deployed, recipe.bundle / "model", scratch / "signature")
+        trust, origin = deployment.trust(opened), deployment.origin(opened, deployed)
+        return packaging.publish(images, trust, built, ref, origin, signature, _say)
+
+    version = str(deployed.outputs.bundle.metadata["version"])
+    return _Made(images, built, version, wiring.image_goes_to(opened.definition, opened.target), push)
 
 
-def _push(opened: Project, deployed: Deployed, images: Images, built: Built, bundle: Path, ref: str) -> Pushed:
-    signature = deployment.signature(opened, deployed, bundle / "model", bundle.parent / "signature")
-    trust, origin = deployment.trust(opened), deployment.origin(opened, deployed)
-    return packaging.publish(images, trust, built, ref, origin, signature, _say)
+def _of_stages(opened: Project) -> _Made:
+    images = wiring.images(opened.state)
+    built = images.build_stages(packaging.stages_recipe(opened.definition, opened.root, opened.commit), _say)
+
+    def push(ref: str) -> Pushed:
+        if "@" in ref:
+            raise UsageError(f"{ref} names a digest, and an image is pushed to a tag", hint="give one with --push")
+        return images.push(built, ref)
+
+    return _Made(images, built, "latest", opened.target.image, push)
 
 
 def _look_up(opened: Project, built: Built) -> Audit:

@@ -44,7 +44,7 @@ def kubeflow(where: str, directory: Path, target: str | None, as_json: bool) -> 
     if chosen.image is None:
         raise UsageError(
             f"the target {name} names no image for the stages to run in",
-            hint="set targets.NAME.image to an image with drivetrain and this project in its working directory",
+            hint="set targets.NAME.image to where `drivetrain package --stages --target NAME` is to push it",
         )
     from drivetrain.backends.runner.kubeflow import ContainerStep, compile_pipeline
 

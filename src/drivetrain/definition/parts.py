@@ -175,5 +175,7 @@ class Target(Part):
     objects: str = Field(".drivetrain/objects", description="Directory, or `s3://BUCKET/PREFIX`, for artifacts.")
     s3_endpoint: str | None = Field(None, description="URL of an S3 server other than AWS (MinIO, a NAS).")
     tracking: str | None = Field(None, description="MLflow tracking URI. None: SQLite beside the journal.")
-    image: str | None = Field(None, description="Container image in which stages run on a cluster.")
+    image: str | None = Field(
+        None, description="Container image in which stages run on a cluster; `drivetrain package --stages` makes it."
+    )
     pipeline_root: str | None = Field(None, description="Kubeflow's own root for its bookkeeping (`s3://...`).")

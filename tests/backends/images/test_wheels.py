@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from drivetrain.backends.images import layers, unpacked, wheels
+from drivetrain.backends.images import layers, locks, unpacked
 from drivetrain.backends.images.store import Sink, Store
 from drivetrain.backends.images.wheels import Wanted, Wheels
 from drivetrain.errors import StageError, Unavailable
@@ -175,6 +175,6 @@ def test_compiling_twice_gives_the_same_bytes(tmp_path: Path) -> None:
 
 def test_the_list_of_wheels_is_a_lock_file(tmp_path: Path, packages: Path) -> None:
     found = Wheels(Store(tmp_path / "store")).resolve(Wanted(("wanted",), made.PYTHON, "amd64"))
-    lines = wheels.as_lock(found).splitlines()
+    lines = locks.as_lock(found).splitlines()
     assert lines[0] == "helper==1.0 \\"
-    assert resolve(tmp_path, "wanted", pins=wheels.as_lock(found)) == {"wanted": "1.0", "helper": "1.0"}
+    assert resolve(tmp_path, "wanted", pins=locks.as_lock(found)) == {"wanted": "1.0", "helper": "1.0"}

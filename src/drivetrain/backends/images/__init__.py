@@ -103,13 +103,15 @@ class Layer:
 
 @dataclass(frozen=True, slots=True)
 class Wheel:
-    """A Python package's wheel. `sha256` are the hexadecimal digits of the file's digest; `size` is the file's, in bytes."""
+    """A Python package's wheel. `sha256` are the hexadecimal digits of the file's digest; `size` is the file's, in bytes. `source` are
+    those of the digest of the source that it was built from here; empty where it came as a wheel."""
 
     name: str
     version: str
     file: str
     sha256: str
     size: int
+    source: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,8 +138,28 @@ class Recipe:
 
 
 @dataclass(frozen=True, slots=True)
+class StagesRecipe:
+    """What the image is to be made of in which a pipeline's steps run.
+
+    `folder` is the project's; `leave_out` are paths in it (relative, with `/`) that the image must not have. `name` is the lifecycle's.
+    `lock` and `cog` are the names of the lock file and of `cog.yaml` in the project (None: there is no `cog.yaml`). `base` is as in
+    `Recipe`.
+    """
+
+    folder: Path
+    name: str
+    lock: str
+    cog: str | None = None
+    leave_out: Sequence[str] = ()
+    platform: str = "linux/amd64"
+    base: str | None = None
+    uid: int = 10001
+    annotations: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
 class Built:
-    """An image, its weights as an image of their own (None where the bundle has none), and what went into it. `base` is the digest of
+    """An image, its weights as an image of their own (None where there are none), and what went into it. `base` is the digest of
     what it stands on; `compiled` says whether Python's bytecode is in it."""
 
     image: Image
@@ -250,13 +272,20 @@ class Trust(Protocol):
 
 
 class Images(Protocol):
-    """What makes images of bundles, and knows where they go."""
+    """What makes images of bundles and of projects, and knows where they go."""
 
     def build(self, recipe: Recipe, say: Callable[[str], None]) -> Built:
         """The image; what was made before is found again.
 
         Raises `StageError` for a bundle, `cog.yaml`, base or requirements that no image can be made of, `Unavailable` if a package index
         or registry does not answer, `SystemFault` if the disk is full.
+        """
+        ...
+
+    def build_stages(self, recipe: StagesRecipe, say: Callable[[str], None]) -> Built:
+        """The image with the project, all of Drivetrain and the lock file's packages, in which a pipeline's steps run.
+
+        Raises what `build` raises; `StageError` also for a lock file that is missing, is not whole, or lacks what Drivetrain needs.
         """
         ...
 

@@ -1,6 +1,7 @@
-"""The builder: a bundle becomes an image, layer upon layer, from what changes least to what changes most.
+"""The builder: an image is put together, layer upon layer, from what changes least to what changes most.
 
-    base | system packages | Python packages | commands | replica | code | weights
+    base | system packages | Python packages | replica | commands | code | weights       of a bundle: the model's service
+    base | system packages | Python packages | Drivetrain | commands | project           of a project: the steps of a pipeline
 
 Nothing of it runs in a container, unless `cog.yaml` asks for system packages or commands.
 """
@@ -8,6 +9,7 @@ Nothing of it runs in a container, unless `cog.yaml` asks for system packages or
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -16,24 +18,31 @@ from drivetrain.backends.images import (
     Layer,
     Recipe,
     Registry,
+    StagesRecipe,
     Wheel,
     bases,
+    cog,
     commands,
     config,
+    itself,
+    locks,
     opening,
     runtime,
     unpacked,
 )
 from drivetrain.backends.images.cog import CogFile
-from drivetrain.backends.images.cog import read as read_cog
 from drivetrain.backends.images.contents import Contents
 from drivetrain.backends.images.opening import Base
 from drivetrain.backends.images.store import Store
 from drivetrain.backends.images.wheels import Wanted, Wheels
+from drivetrain.errors import StageError
 
 _HOME = "/tmp"
 """The user has no directory of his own, and the root file system may be read-only: what libraries keep for themselves goes there."""
+_BIN = f"/{unpacked.HOME}/bin"
 _SCHEMA = Path(".cog") / "openapi_schema.json"
+_ENVIRONMENT = {"HOME": _HOME, "PYTHONUNBUFFERED": "1", "PYTHONDONTWRITEBYTECODE": "1"}
+_GPU = {"NVIDIA_VISIBLE_DEVICES": "all", "NVIDIA_DRIVER_CAPABILITIES": "compute,utility"}
 
 
 class Builder:
@@ -45,95 +54,144 @@ class Builder:
         self._say = say
 
     def build(self, recipe: Recipe) -> Built:
-        """The image.
+        """The image of a bundle: the model's service.
 
         Raises `StageError` for a bundle, `cog.yaml`, base or requirements that no image can be made of, `Unavailable` if a package index
         or registry does not answer.
         """
-        cog = read_cog(recipe.bundle)
-        kept = Wheels(self.store)
-        packages = kept.resolve(self._wanted(recipe, cog))
-        base, lacking = self._base(recipe, cog, [wheel.name for wheel in packages])
-        contents = Contents(self.store, cog.python)
-        if not contents.compiles:
-            self._say(f"there is no Python {cog.python} here: Python files are compiled when the image starts")
-        below = list(base.layers)
-        below += self._ran(
-            recipe, base, below, [*commands.installing([*lacking, *cog.system_packages]), *cog.pre_install]
-        )
-        interpreter = base.python(cog.python) if not lacking else f"/usr/bin/python{cog.python}"
-        self._say(f"{len(packages)} packages for Python {cog.python}")
-        below += contents.packages(packages, kept)
-        below.append(contents.replica(interpreter))
-        below += self._ran(recipe, base, below, cog.commands)
-        above = [contents.code(recipe.bundle)]
+        told = cog.read(recipe.bundle)
+        lines = (*told.requirements, *runtime.requirements(recipe.grpc))
+        wanted = Wanted(lines, told.python, _architecture(recipe), recipe.pins)
+        contents = self._contents(told.python)
+        packages, base, layers = self._below(recipe, told, wanted, contents, contents.replica)
+        layers.append(contents.code(recipe.bundle))
         if (recipe.bundle / "model").is_dir():
-            above.append(contents.weights(recipe.bundle, recipe.weights))
-        return self._finished(recipe, cog, base, [*below, *above], packages, contents.compiles)
+            layers.append(contents.weights(recipe.bundle, recipe.weights))
+        annotations = _annotations(recipe, recipe.name, base)
+        start = config.Start(
+            entrypoint=[f"{_BIN}/python", "-m", runtime.MODULE],
+            arguments=[*runtime.arguments(recipe.name, told.runner), *recipe.arguments],
+            environment=_environment(told),
+            path=_BIN,
+            uid=recipe.uid,
+        )
+        labels = {**annotations, **_labels(recipe, told, packages)}
+        image = config.image(self.store, recipe.platform, base.config, layers, start, labels, annotations)
+        weights = None
+        if layers[-1].made == "weights":
+            weights = config.weights(self.store, recipe.platform, layers[-1], annotations)
+        return Built(image, weights, packages, base.digest, layers, contents.compiles)
 
-    def _wanted(self, recipe: Recipe, cog: CogFile) -> Wanted:
-        lines = (*cog.requirements, *runtime.requirements(recipe.grpc))
-        return Wanted(lines, cog.python, recipe.platform.partition("/")[2], recipe.pins)
+    def build_stages(self, recipe: StagesRecipe) -> Built:
+        """The image of a project: what a pipeline's steps run in.
 
-    def _base(self, recipe: Recipe, cog: CogFile, packages: Sequence[str]) -> tuple[Base, Sequence[str]]:
-        choice = bases.Choice(recipe.base) if recipe.base else bases.choose(cog, packages)
+        Raises what `build` raises; `StageError` also for a lock file that is missing, is not whole, or lacks what Drivetrain needs.
+        """
+        here = f"{sys.version_info.major}.{sys.version_info.minor}"
+        told = cog.read(recipe.folder, recipe.cog) if recipe.cog else cog.without(here)
+        wanted = _locked(recipe, told.python)
+        contents = self._contents(told.python)
+        packages, base, layers = self._below(recipe, told, wanted, contents, contents.drivetrain)
+        layers.append(contents.project(recipe.folder, recipe.leave_out))
+        annotations = _annotations(recipe, f"{recipe.name}-stages", base)
+        start = config.Start(
+            # Who starts a step names the whole command.
+            entrypoint=(),
+            arguments=["drivetrain", "--help"],
+            environment=_ENVIRONMENT | (_GPU if told.gpu else {}),
+            path=_BIN,
+            uid=recipe.uid,
+            serves=False,
+        )
+        image = config.image(self.store, recipe.platform, base.config, layers, start, annotations, annotations)
+        return Built(image, None, packages, base.digest, layers, contents.compiles)
+
+    def _contents(self, python: str) -> Contents:
+        contents = Contents(self.store, python)
+        if not contents.compiles:
+            self._say(f"there is no Python {python} here: Python files are compiled when the image starts")
+        return contents
+
+    def _below(
+        self, recipe: Recipe | StagesRecipe, told: CogFile, wanted: Wanted, contents: Contents, own: Callable[[str], Layer]
+    ) -> tuple[Sequence[Wheel], Base, list[Layer]]:  # fmt: skip
+        """What stands below the user's files: the packages, the base, and all layers up to `cog.yaml`'s commands. `own` makes
+        Drivetrain's layer for an interpreter."""
+        kept = Wheels(self.store)
+        packages = kept.resolve(wanted)
+        base, lacking = self._base(recipe, told, [wheel.name for wheel in packages])
+        layers = list(base.layers)
+        first = [*commands.installing([*lacking, *told.system_packages]), *told.pre_install]
+        layers += self._ran(recipe, base, layers, first)
+        interpreter = base.python(told.python) if not lacking else f"/usr/bin/python{told.python}"
+        self._say(f"{len(packages)} packages for Python {told.python}")
+        layers += contents.packages(packages, kept)
+        layers.append(own(interpreter))
+        layers += self._ran(recipe, base, layers, told.commands)
+        return packages, base, layers
+
+    def _base(
+        self, recipe: Recipe | StagesRecipe, told: CogFile, packages: Sequence[str]
+    ) -> tuple[Base, Sequence[str]]:
+        choice = bases.Choice(recipe.base) if recipe.base else bases.choose(told, packages)
         self._say(f"base {choice.reference}")
         base = opening.open_base(choice.reference, recipe.folder, recipe.platform, self.store, self._registry)
         return base, choice.system_packages
 
-    def _ran(self, recipe: Recipe, base: Base, below: Sequence[Layer], wanted: Sequence[str]) -> list[Layer]:
+    def _ran(
+        self, recipe: Recipe | StagesRecipe, base: Base, below: Sequence[Layer], wanted: Sequence[str]
+    ) -> list[Layer]:
         if not wanted:
             return []
-        start = config.Start("/bin/sh", "", (), {}, f"/{unpacked.HOME}/bin", 0, health=False)
+        start = config.Start(["/bin/sh"], (), {}, _BIN, 0, serves=False)
         image = config.image(self.store, recipe.platform, base.config, below, start, {}, {})
         self._say(f"{len(wanted)} commands, in a container of buildah's")
         return [commands.layer(image, wanted, self.store, recipe.platform)]
 
-    def _finished(
-        self,
-        recipe: Recipe,
-        cog: CogFile,
-        base: Base,
-        layers: Sequence[Layer],
-        packages: Sequence[Wheel],
-        compiled: bool,
-    ) -> Built:
-        told = self._annotations(recipe, base)
-        start = config.Start(
-            program=f"/{unpacked.HOME}/bin/python",
-            module=runtime.MODULE,
-            arguments=[*runtime.arguments(recipe.name, cog.runner), *recipe.arguments],
-            environment=_environment(cog),
-            path=f"/{unpacked.HOME}/bin",
-            uid=recipe.uid,
+
+def _architecture(recipe: Recipe | StagesRecipe) -> str:
+    return recipe.platform.partition("/")[2]
+
+
+def _locked(recipe: StagesRecipe, python: str) -> Wanted:
+    """The lock file's packages, which Drivetrain's own must be among; Drivetrain itself is taken from here."""
+    path = recipe.folder / recipe.lock
+    if Path(recipe.lock).is_absolute() or any(part.startswith(".") for part in Path(recipe.lock).parts):
+        raise StageError(
+            f"the lock file {recipe.lock} lies outside of the project or is hidden, and does not come into the image",
+            hint="move it, and have `lock` in the definition name it there",
         )
-        labels = {**told, **_labels(recipe, cog, packages)}
-        image = config.image(self.store, recipe.platform, base.config, layers, start, labels, told)
-        weights = None
-        if layers[-1].made == "weights":
-            weights = config.weights(self.store, recipe.platform, layers[-1], told)
-        return Built(image, weights, packages, base.digest, layers, compiled)
-
-    def _annotations(self, recipe: Recipe, base: Base) -> dict[str, str]:
-        prefix = "org.opencontainers.image"
-        # The name of a file here would say more about this machine than about the image.
-        named = {} if base.is_local else {f"{prefix}.base.name": base.name}
-        return {f"{prefix}.title": recipe.name, **named, f"{prefix}.base.digest": base.digest, **recipe.annotations}
-
-
-def _environment(cog: CogFile) -> dict[str, str]:
-    found = {"HOME": _HOME, "PYTHONUNBUFFERED": "1", "PYTHONDONTWRITEBYTECODE": "1"}
-    if cog.gpu:
-        found |= {"NVIDIA_VISIBLE_DEVICES": "all", "NVIDIA_DRIVER_CAPABILITIES": "compute,utility"}
-    if cog.concurrency is not None:
-        found["COG_MAX_CONCURRENCY"] = str(cog.concurrency)
-    return found | dict(cog.environment)
+    if not path.is_file():
+        raise StageError(
+            f"there is no {recipe.lock}, and the image of a pipeline's steps has the packages of a lock file",
+            hint="`uv pip compile --generate-hashes` or `pip-compile --generate-hashes` writes one; `lock` in the definition names it",
+        )
+    pins = path.read_text(encoding="utf-8")
+    target = locks.environment(python, _architecture(recipe))
+    found = locks.pinned(pins, target, without=itself.NAME)
+    itself.refuse(found, python, target, recipe.lock)
+    lines = [*locks.places(pins), *locks.lines(found, pins)]
+    return Wanted(lines, python, _architecture(recipe), pins, whole=True)
 
 
-def _labels(recipe: Recipe, cog: CogFile, packages: Sequence[Wheel]) -> dict[str, str]:
+def _annotations(recipe: Recipe | StagesRecipe, title: str, base: Base) -> dict[str, str]:
+    prefix = "org.opencontainers.image"
+    # The name of a file here would say more about this machine than about the image.
+    named = {} if base.is_local else {f"{prefix}.base.name": base.name}
+    return {f"{prefix}.title": title, **named, f"{prefix}.base.digest": base.digest, **recipe.annotations}
+
+
+def _environment(told: CogFile) -> dict[str, str]:
+    found = _ENVIRONMENT | (_GPU if told.gpu else {})
+    if told.concurrency is not None:
+        found["COG_MAX_CONCURRENCY"] = str(told.concurrency)
+    return found | dict(told.environment)
+
+
+def _labels(recipe: Recipe, told: CogFile, packages: Sequence[Wheel]) -> dict[str, str]:
     """Those that `cog build` puts on its images."""
     found = {
-        "run.cog.config": json.dumps(cog.told, sort_keys=True),
+        "run.cog.config": json.dumps(told.told, sort_keys=True),
         "run.cog.has_init": "true",
         "run.cog.pip_freeze": "\n".join(f"{wheel.name}=={wheel.version}" for wheel in packages),
         "run.cog.version": next(wheel.version for wheel in packages if wheel.name == "cog"),

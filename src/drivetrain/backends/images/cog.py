@@ -43,9 +43,14 @@ class CogFile:
     """The whole file, for the label that Cog puts on its images."""
 
 
-def read(directory: Path) -> CogFile:
+def without(python: str) -> CogFile:
+    """What holds where there is no `cog.yaml`: nothing but a Python of that version is wanted."""
+    return CogFile("", python, (), (), (), (), False, None, None, {}, None, {})
+
+
+def read(directory: Path, name: str = "cog.yaml") -> CogFile:
     """The `cog.yaml` of the directory, with the requirements that it names. Raises `StageError` if Cog would refuse it."""
-    path = directory / "cog.yaml"
+    path = directory / name
     try:
         # Every scalar as text: `python_version: 3.10` is a version, and no number.
         found = YAML(typ="base", pure=True).load(path)

@@ -24,16 +24,16 @@ _HEALTH = (
 
 @dataclass(frozen=True, slots=True)
 class Start:
-    """How a container of the image starts: `python -m MODULE ARGUMENTS` as the user `uid`, with `environment` over the base's own.
-    `health` says whether it answers `/v2/health/ready`."""
+    """How a container of the image starts: `entrypoint` with `arguments` as the user `uid`, with `environment` over the base's own.
+    Without an entrypoint the arguments are the command, for whoever starts it to replace. `serves` says whether it listens on `PORT`,
+    and answers `/v2/health/ready` there."""
 
-    program: str
-    module: str
+    entrypoint: Sequence[str]
     arguments: Sequence[str]
     environment: Mapping[str, str]
     path: str
     uid: int
-    health: bool = True
+    serves: bool = True
 
 
 def image(
@@ -84,18 +84,19 @@ def _run(base: Mapping[str, Any], start: Start, labels: Mapping[str, str]) -> di
     variables = before | dict(start.environment) | {"PATH": f"{start.path}:{before.get('PATH', usual)}"}
     found: dict[str, Any] = {
         "User": str(start.uid),
-        "ExposedPorts": {f"{PORT}/tcp": {}},
         "Env": [f"{name}={value}" for name, value in sorted(variables.items())],
-        "Entrypoint": [start.program, "-m", start.module],
         "Cmd": list(start.arguments),
         "WorkingDir": SOURCE,
         "StopSignal": "SIGTERM",
         "Labels": {**(base.get("Labels") or {}), **labels},
     }
-    if start.health:
+    if start.entrypoint:
+        found["Entrypoint"] = list(start.entrypoint)
+    if start.serves:
+        found["ExposedPorts"] = {f"{PORT}/tcp": {}}
         # Known to Docker and Podman; OCI's own specification has no such key, and Kubernetes asks by itself.
         found["Healthcheck"] = {
-            "Test": ["CMD", start.program, "-c", _HEALTH],
+            "Test": ["CMD", start.entrypoint[0], "-c", _HEALTH],
             "Interval": 10 * _SECOND, "Timeout": 6 * _SECOND, "StartPeriod": 60 * _SECOND, "Retries": 3,
         }  # fmt: skip
     return found

@@ -1,17 +1,17 @@
-"""What an image holds above its base, as layers: packages, the replica, the user's code, the weights."""
+"""What an image holds above its base, as layers: packages, Drivetrain (the replica or all of it), the user's code, the weights."""
 
 from __future__ import annotations
 
 import contextlib
 import hashlib
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from pathlib import Path, PurePosixPath
 from typing import IO
 from zipfile import ZIP_STORED, ZipFile, ZipInfo
 
 from drivetrain import __version__
-from drivetrain.backends.images import Layer, Wheel, layers, runtime, unpacked, wheels
+from drivetrain.backends.images import Layer, Wheel, itself, layers, locks, runtime, unpacked
 from drivetrain.backends.images.layers import Entry
 from drivetrain.backends.images.store import Sink, Store
 from drivetrain.backends.images.wheels import Wheels
@@ -21,6 +21,9 @@ _BIG = 4 * 1024 * 1024
 _MOST_BIG = 32
 """Layers of big wheels; storage drivers stack little more than a hundred layers, and the base has some."""
 _MODEL = "model"
+_NOT_THE_USERS = ("__pycache__", "node_modules")
+_MARKS = ("pyvenv.cfg", "oci-layout")
+"""Files that tell a directory for a virtual environment, or for an image."""
 _METADATA = f"Metadata-Version: 2.1\nName: drivetrain\nVersion: {__version__}\n"
 """So that the replica finds its own version."""
 
@@ -42,7 +45,7 @@ class Contents:
         by_size = sorted((wheel for wheel in found if wheel.size >= _BIG), key=lambda wheel: (-wheel.size, wheel.name))
         big = sorted(by_size[:_MOST_BIG], key=lambda wheel: wheel.name)
         rest = [wheel for wheel in found if wheel not in big]
-        lock = layers.content(f"{unpacked.HOME}/requirements.lock", wheels.as_lock(found).encode())
+        lock = layers.content(f"{unpacked.HOME}/requirements.lock", locks.as_lock(found).encode())
         self._compile_wheels([wheel for wheel in big if not self._known([wheel])], kept)
         alone = [self._wheels([wheel], [], kept, f"package {wheel.name} {wheel.version}") for wheel in big]
         return [*alone, self._wheels(rest, [lock], kept, f"packages {len(rest)} wheels")]
@@ -83,22 +86,46 @@ class Contents:
     def _compiled_of(self, sha256: str, stack: contextlib.ExitStack) -> ZipFile | None:
         return stack.enter_context(unpacked.opened(self._compiled_path(sha256))) if self.compiles else None
 
-    # The replica, the code, the weights
+    # Drivetrain, the code, the weights
 
     def replica(self, interpreter: str) -> Layer:
         """Drivetrain's files that the replica runs on, and the environment that stands on the base's interpreter."""
-        home = unpacked.HOME
-        directory = str(PurePosixPath(interpreter).parent)
-        told = f"home = {directory}\ninclude-system-site-packages = false\nversion = {self._python}\n"
         entries = [
-            layers.content(f"{home}/pyvenv.cfg", told.encode()),
+            *self._environment(interpreter),
             layers.content(f"{self._site}/drivetrain-{__version__}.dist-info/METADATA", _METADATA.encode()),
-            layers.link(f"{home}/bin/python", interpreter),
-            layers.link(f"{home}/bin/python3", "python"),
-            layers.link(f"{home}/bin/python{self._python}", "python"),
             *(layers.file(f"{self._site}/{name}", path) for name, path in runtime.files()),
         ]
         return self._files("replica", entries)
+
+    def drivetrain(self, interpreter: str) -> Layer:
+        """All of Drivetrain, with its programs, and the environment that stands on the base's interpreter."""
+        return self._files("drivetrain", [*self._environment(interpreter), *itself.entries(self._python)])
+
+    def _environment(self, interpreter: str) -> list[Entry]:
+        home = unpacked.HOME
+        directory = str(PurePosixPath(interpreter).parent)
+        told = f"home = {directory}\ninclude-system-site-packages = false\nversion = {self._python}\n"
+        return [
+            layers.content(f"{home}/pyvenv.cfg", told.encode()),
+            layers.link(f"{home}/bin/python", interpreter),
+            layers.link(f"{home}/bin/python3", "python"),
+            layers.link(f"{home}/bin/python{self._python}", "python"),
+        ]
+
+    def project(self, folder: Path, leave_out: Collection[str]) -> Layer:
+        """The project's files, and a place for what its steps keep.
+
+        Left out are `leave_out`, every name that begins with a dot (versions, secrets, caches), virtual environments, and images that
+        were written into the project. Raises `StageError` for a link that leads out of the project.
+        """
+
+        def skip(path: PurePosixPath) -> bool:
+            if path.name.startswith(".") or path.name in _NOT_THE_USERS or str(path) in leave_out:
+                return True
+            return any((folder / path / mark).is_file() for mark in _MARKS)
+
+        state = layers.shared("src/.drivetrain")
+        return self._files("project", [state, *layers.tree(folder, "src", skip)])
 
     def code(self, bundle: Path) -> Layer:
         """Everything of the bundle but the model."""
@@ -116,7 +143,7 @@ class Contents:
 
     def _files(self, made: str, entries: Sequence[Entry]) -> Layer:
         """A layer of small files, its Python files compiled beside them."""
-        digests = {entry.name: entry.link or _digest(entry) for entry in entries}
+        digests = {entry.name: entry.link or ("shared" if entry.shared else _digest(entry)) for entry in entries}
         modes = [entry.name for entry in entries if entry.executable]
         parts: list[object] = [self._python, self.compiles, digests, modes]
 

@@ -27,13 +27,14 @@ WHEN = 315_532_800
 @dataclass(frozen=True, slots=True)
 class Entry:
     """A file or a symbolic link of a layer. `name` is relative to the image's root, with `/`; `size` is in bytes; `link` is what a link
-    points to, and empty for a file."""
+    points to, and empty for a file. `shared` says that it is a directory, which everybody may write to, as to `/tmp`."""
 
     name: str
     size: int = 0
     open: Callable[[], IO[bytes]] = io.BytesIO
     executable: bool = False
     link: str = ""
+    shared: bool = False
 
 
 def content(name: str, data: bytes, *, executable: bool = False) -> Entry:
@@ -44,6 +45,11 @@ def content(name: str, data: bytes, *, executable: bool = False) -> Entry:
 def link(name: str, target: str) -> Entry:
     """A symbolic link."""
     return Entry(name, link=target)
+
+
+def shared(name: str) -> Entry:
+    """A directory that everybody may write to, whoever the container runs as."""
+    return Entry(name, shared=True)
 
 
 def file(name: str, path: Path) -> Entry:
@@ -98,7 +104,7 @@ def write(sink: Sink, entries: Iterable[Entry]) -> None:
     for entry in entries:
         by_name[_checked(entry.name)] = entry
     directories = {str(parent) for name in by_name for parent in PurePosixPath(name).parents} - {"."}
-    clash = directories & set(by_name)
+    clash = directories & {name for name, entry in by_name.items() if not entry.shared}
     if clash:
         raise StageError(f"{sorted(clash)[0]} is both a file and a directory")
     with tarfile.TarFile(fileobj=sink, mode="w", format=tarfile.PAX_FORMAT, copybufsize=PIECE) as tar:  # type: ignore[arg-type]
@@ -121,6 +127,9 @@ def _add(tar: tarfile.TarFile, name: str, entry: Entry) -> None:
         info = _info(name, tarfile.SYMTYPE, 0o777)
         info.linkname = entry.link
         tar.addfile(info)
+        return
+    if entry.shared:
+        tar.addfile(_info(name, tarfile.DIRTYPE, 0o1777))
         return
     info = _info(name, tarfile.REGTYPE, 0o755 if entry.executable else 0o644)
     info.size = entry.size

@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from drivetrain.backends.images import Built, Image, Pushed, Recipe, Registry, layout, references
+from drivetrain.backends.images import Built, Image, Pushed, Recipe, Registry, StagesRecipe, layout, references
 from drivetrain.backends.images.builder import Builder
 from drivetrain.backends.images.references import Ref
 from drivetrain.errors import StageError
@@ -28,6 +28,10 @@ class OciImages:
     def build(self, recipe: Recipe, say: Callable[[str], None]) -> Built:
         """See `Images`."""
         return Builder(self._store, self._registry, say).build(recipe)
+
+    def build_stages(self, recipe: StagesRecipe, say: Callable[[str], None]) -> Built:
+        """See `Images`."""
+        return Builder(self._store, self._registry, say).build_stages(recipe)
 
     def write(self, image: Image, folder: Path, tag: str) -> Path:
         """See `Images`."""

@@ -40,7 +40,7 @@ def entries(wheel: ZipFile, name: str, python: str, compiled: ZipFile | None) ->
         data = _script(wheel.read(info)) if script else None
         executable = script or bool(info.external_attr >> 16 & stat.S_IXUSR)
         yield content(place, data, executable=True) if data is not None else _member(wheel, info, place, executable)
-    yield from _console_scripts(wheel)
+    yield from _scripts_of(wheel)
     for info in compiled.infolist() if compiled is not None else ():
         yield _member(compiled, info, _place(info.filename, name, site)[0], False)  # type: ignore[arg-type]
 
@@ -74,20 +74,25 @@ def _script(data: bytes) -> bytes:
     return f"#!/{HOME}/bin/python".encode() + newline + rest if first.startswith(b"#!python") else data
 
 
-def _console_scripts(wheel: ZipFile) -> Iterator[Entry]:
+def _scripts_of(wheel: ZipFile) -> Iterator[Entry]:
     for name in wheel.namelist():
         if name.endswith(".dist-info/entry_points.txt"):
-            found = configparser.ConfigParser(delimiters=("=",), interpolation=None, strict=False)
-            found.optionxform = str  # type: ignore[assignment,method-assign]
-            found.read_string(wheel.read(name).decode())
-            for script, target in found.items("console_scripts") if found.has_section("console_scripts") else ():
-                module, _, attribute = ("".join(target.partition("[")[0].split())).partition(":")
-                top = attribute.partition(".")[0]
-                text = (
-                    f"#!/{HOME}/bin/python\nimport sys\nfrom {module} import {top}\n"
-                    f"if __name__ == '__main__':\n    sys.exit({attribute}())\n"
-                )
-                yield content(f"{HOME}/bin/{script}", text.encode(), executable=True)
+            yield from console_scripts(wheel.read(name).decode())
+
+
+def console_scripts(entry_points: str) -> Iterator[Entry]:
+    """The programs that an `entry_points.txt` names, as an installer writes them."""
+    found = configparser.ConfigParser(delimiters=("=",), interpolation=None, strict=False)
+    found.optionxform = str  # type: ignore[assignment,method-assign]
+    found.read_string(entry_points)
+    for script, target in found.items("console_scripts") if found.has_section("console_scripts") else ():
+        module, _, attribute = ("".join(target.partition("[")[0].split())).partition(":")
+        top = attribute.partition(".")[0]
+        text = (
+            f"#!/{HOME}/bin/python\nimport sys\nfrom {module} import {top}\n"
+            f"if __name__ == '__main__':\n    sys.exit({attribute}())\n"
+        )
+        yield content(f"{HOME}/bin/{script}", text.encode(), executable=True)
 
 
 # compiled
