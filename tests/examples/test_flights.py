@@ -9,11 +9,12 @@ import subprocess
 import sys
 import urllib.request
 from collections.abc import Callable, Mapping
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import pytest
-import yaml
+
+from tests.examples import compiled
 
 Command = Callable[..., subprocess.CompletedProcess[str]]
 Flights = tuple[Path, dict[str, Any]]
@@ -132,16 +133,12 @@ def pipeline(flights: Flights, drivetrain: Command, tmp_path_factory: pytest.Tem
     """The compiled pipeline of a target that shares the local objects."""
     project, _ = flights
     out = tmp_path_factory.mktemp("out")
-    text = (project / "drivetrain.yaml").read_text()
-    target = "  here: {platform: local, objects: .drivetrain/objects, image: registry.example/flights:1}\n"
-    (project / "drivetrain.yaml").write_text(text.replace("targets:\n", "targets:\n" + target))
-    found = drivetrain("render", "kubeflow", "-o", str(out), "--target", "here", directory=project)
-    assert found.returncode == 0, found.stderr
+    compiled.add_target(project)
+    found = compiled.render(drivetrain, project, out)
     from kfp import components
 
     assert components.load_component_from_file(str(out / "pipeline.yaml")).name == "flights"
-    compiled: dict[str, Any] = next(iter(yaml.safe_load_all((out / "pipeline.yaml").read_text())))
-    return compiled
+    return found
 
 
 def test_the_pipelines_graph_is_that_of_the_local_run(pipeline: dict[str, Any]) -> None:
@@ -166,28 +163,12 @@ def test_the_pipelines_steps_have_the_keys_and_outputs_of_the_local_run(
     """Carries out each container's own command line, with what KFP would put into its placeholders."""
     project, run = flights
     local = by_stage(run)
-    written: dict[str, str] = {}
-    for stage in local:
-        container = pipeline["deploymentSpec"]["executors"][f"exec-{stage}"]["container"]
-        given = {"{{$.pipeline_job_name}}": "flights-on-kfp", "{{$.inputs.parameters['parameters']}}": "{}"}
-        for name, source in pipeline["root"]["dag"]["tasks"][stage]["inputs"]["parameters"].items():
-            if "taskOutputParameter" in source:
-                made = source["taskOutputParameter"]
-                given[f"{{{{$.inputs.parameters['{name}']}}}}"] = written[
-                    f"{made['producerTask']}.{made['outputParameterKey']}"
-                ]
-        outputs = {
-            f"{{{{$.outputs.parameters['{name}'].output_file}}}}": (tmp_path / stage / name, f"{stage}.{name}")
-            for name in pipeline["components"][f"comp-{stage}"]["outputDefinitions"]["parameters"]
-        }
-        given |= {placeholder: str(path) for placeholder, (path, _) in outputs.items()}
-        assert container["command"] == ["drivetrain", "stage"]
-        arguments = [given.get(argument, argument) for argument in container["args"]]
-        assert not [argument for argument in arguments if "{{" in argument]
-        found = drivetrain("stage", *arguments, "--json", directory=project)
+    for container in compiled.containers(pipeline, list(local), tmp_path, PurePosixPath(tmp_path)):
+        stage = container.stage
+        assert container.command[:2] == ["drivetrain", "stage"]
+        found = drivetrain(*container.command[1:], "--json", directory=project)
         assert found.returncode == 0, found.stderr
         document = json.loads(found.stdout)
         assert document["key"] == local[stage]["key"], stage
         assert document["state"] == "cached"
         assert document["outputs"] == local[stage]["outputs"]
-        written |= {name: path.read_text() for path, name in outputs.values()}
