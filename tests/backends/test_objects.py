@@ -399,13 +399,13 @@ def test_memory_does_not_grow_with_the_size_of_a_file(
     with (tmp_path / "large").open("wb") as file:
         file.truncate(160_000_000)
     code = OPEN + (
-        "from resource import RUSAGE_SELF, getrusage\n"
+        "from tests.memory import peak\n"
         "tree, out = Path(sys.argv[1]), Path(sys.argv[2])\n"
         "objects = open_place(*sys.argv[3:])\n"
         "objects.ref('a')\n"
-        "before = getrusage(RUSAGE_SELF).ru_maxrss\n"
+        "before = peak()\n"
         "objects.get(objects.put('any', tree), out)\n"
-        "print((getrusage(RUSAGE_SELF).ru_maxrss - before) * 1024)\n"
+        "print(peak() - before)\n"
     )
     process = start_python(code, str(tmp_path / "large"), str(tmp_path / "out"), *place.address)
     output, errors = process.communicate(timeout=60)

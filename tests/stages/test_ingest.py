@@ -493,13 +493,14 @@ def test_any_chunking_gives_the_same_snapshot_which_pandas_confirms(
 
 
 MEASURED = """
-import resource, sys
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 from drivetrain.backends.objects.directory import open_directory
 from drivetrain.definition.parts import Data
 from drivetrain.stages import StageContext, ingest
 from drivetrain.tables import snapshot
+from tests.memory import peak
 
 snapshot.MEMORY, snapshot.THREADS = "32MB", 1  # so that little data is already much
 root, source = Path(sys.argv[1]), sys.argv[2]
@@ -508,7 +509,7 @@ work.mkdir(parents=True)
 data = Data(source=source, label="y", timestamp="t", key=["k"])
 context = StageContext("r", root, root, work, open_directory(root / "objects"), SimpleNamespace(data=data), {}, print)
 print(ingest.run(context, ingest.Inputs()).snapshot.metadata["rows"])
-print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)
+print(peak() >> 20)
 """
 
 

@@ -232,7 +232,8 @@ def test_a_gateway_that_was_killed_is_restored_with_its_traffic_and_one_that_was
         port = int(before.url.rpartition(":")[2])
         is_free = process.is_free("127.0.0.1", port)  # any client of this machine may have it, and leave it again
         after = serving.restore("again")
-        assert after is not None and after.revision == "again-2"
+        assert after is not None
+        assert after.revision == "again-2"
         assert after.url == before.url or not is_free
         assert {entry.revision: entry.weight for entry in serving.status("again").revisions} == {
             "again-1": 30,
