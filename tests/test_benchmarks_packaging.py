@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import subprocess
 from pathlib import Path
 
+import psutil
 import pytest
 
-from benchmarks.packaging import naive, world
-from benchmarks.packaging.judged import CASES, Samples
-from benchmarks.packaging.world import Registry, World
+from benchmarks.packaging import naive, pictures, scratch, world
+from benchmarks.packaging.containers import Storage
+from benchmarks.packaging.publish import CASES, Race, Samples
+from benchmarks.packaging.registries import Registry
+from benchmarks.packaging.world import World
 from tests.backends.images import made
 
 
@@ -39,9 +45,11 @@ def test_a_change_of_code_and_a_new_dependency_are_in_the_bundle(small: World, t
 
 def test_the_dockerfile_is_written_once_so_that_it_is_no_change(small: World, tmp_path: Path) -> None:
     place = world.model(small, tmp_path / "one", 1, 10)
-    buildah = naive.Buildah(small, tmp_path / "buildah")
+    buildah = naive.Buildah(small, Storage(tmp_path / "buildah", {}))
     buildah.describe(place, "localhost:5000/base:1")
     assert (place / "packages.txt").read_text().splitlines()[-1] == "cog==0.23.1"
+    assert "COG_PREDICT_TYPE_STUB=run.py:Runner" in (place / "Dockerfile").read_text()
+    assert "model" in (place / ".dockerignore").read_text().splitlines()
     before = {path: path.stat().st_mtime_ns for path in place.rglob("*")}
     buildah.describe(place, "localhost:5000/base:1")
     assert {path: path.stat().st_mtime_ns for path in place.rglob("*")} == before
@@ -61,3 +69,64 @@ def test_four_medians_are_added_and_bytes_are_those_of_all_blobs(tmp_path: Path)
     place.mkdir(parents=True)
     (place / "data").write_bytes(b"12345")
     assert Registry(tmp_path, "localhost:1").bytes() == 5
+
+
+def race(mine: float, naive: float, pushed: float) -> Race:
+    found = Race(pushes=[pushed], raw=[1.0], attached=[1000])
+    for samples, seconds in ((found.mine, mine), (found.naive, naive)):
+        for case in CASES:
+            samples.seconds[case].append(seconds)
+            samples.moved[case].append(500_000)
+    return found
+
+
+def test_targets_hold_at_their_bounds_and_miss_beyond_them() -> None:
+    held = race(1.5, 2.6, 1.3).findings()
+    assert [target.verdict for target in held.targets] == ["holds", "holds", "holds", "holds"]
+    missed = race(2.1, 3.0, 1.4).findings()
+    assert [target.verdict for target in missed.targets] == ["misses", "misses", "holds", "misses"]
+    assert any("30% less" in note for note in missed.notes)
+
+
+def test_the_picture_shows_both_entrants(tmp_path: Path) -> None:
+    pictures.published(tmp_path / "images" / "x.png", race(1.5, 2.6, 1.3).findings().measurements, CASES)
+    assert (tmp_path / "images" / "x.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_nothing_runs_on_and_nothing_lies_about_after_an_interruption() -> None:
+    with pytest.raises(KeyboardInterrupt), scratch.room() as place:  # noqa: PT012
+        (place / "folder").mkdir()
+        started = subprocess.Popen(["sleep", "60"], start_new_session=True)
+        raise KeyboardInterrupt
+    assert not psutil.pid_exists(started.pid)
+    started.wait(0)
+    assert not place.exists()
+
+
+def test_a_command_that_is_waited_for_no_longer_is_asked_to_end(tmp_path: Path) -> None:
+    def interrupt(number: int, frame: object) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGALRM, interrupt)
+    signal.setitimer(signal.ITIMER_REAL, 0.5)
+    script = f"trap 'touch {tmp_path}/cleaned; exit' TERM; while true; do sleep 0.05; done"
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            scratch.run(["sh", "-c", script])
+    finally:
+        signal.signal(signal.SIGALRM, before)
+    assert (tmp_path / "cleaned").exists()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root mounts")
+def test_what_is_mounted_in_a_room_is_not_emptied_with_it(tmp_path: Path) -> None:
+    (tmp_path / "kept").mkdir()
+    (tmp_path / "kept" / "file").touch()
+    with scratch.room() as place:
+        (place / "seen").mkdir()
+        mounted = subprocess.run(["mount", "--bind", str(tmp_path / "kept"), str(place / "seen")], check=False)
+        if mounted.returncode:
+            pytest.skip("nothing can be mounted here")
+        assert (place / "seen" / "file").exists()
+    assert not place.exists()
+    assert (tmp_path / "kept" / "file").exists()

@@ -2,72 +2,38 @@
 
 from __future__ import annotations
 
-import argparse
-import sys
-import tempfile
+import signal
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from benchmarks import report
-from benchmarks.environments import HERE
-from benchmarks.measures import Findings, Target
-from benchmarks.packaging import judged
-from benchmarks.packaging.judged import Bench
-from drivetrain.errors import DrivetrainError
+from benchmarks import command
+from benchmarks.measures import Findings
+from benchmarks.packaging import large, publish, scratch, start
+from benchmarks.packaging.bench import Bench
 
 RACES: Mapping[str, Callable[[Bench], Findings]] = {
-    "publish": judged.publish,
-    "large": judged.large,
-    "start": judged.start,
+    "publish": publish.race,
+    "large": large.race,
+    "start": start.race,
 }
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """0 if every target holds, 1 if one misses or could not be measured, 2 for wrong usage."""
-    given = _parser().parse_args(arguments)
-    machine = report.this_machine()
-    _say(f"{machine.processor}, {machine.cores} cores, load {machine.load}; Python {machine.python}")
-    found: dict[str, Findings] = {}
-    with tempfile.TemporaryDirectory(prefix="bench-packaging-", ignore_cleanup_errors=True) as scratch:
-        bench = Bench(Path(scratch), given.rounds, _say)
-        for name in [name for name in RACES if name in given.only]:
-            _say(f"{name} ...")
-            found[name] = _run(name, bench)
-    print(report.text(found))
-    report.write_json(given.output, machine, found, given.rounds)
-    held = all(target.verdict == "holds" for findings in found.values() for target in findings.targets)
-    return 0 if held or given.report_only else 1
-
-
-def _run(name: str, bench: Bench) -> Findings:
-    """The race's findings; one that breaks off is a missed target, and the others go on."""
+    """0 if every target holds, 1 if one misses or could not be measured, 2 for wrong usage, 130 if it was interrupted."""
+    parser = command.parser("benchmarks.packaging", "Races image builds.", RACES, "packaging.json", rounds=3)
+    parser.add_argument(
+        "--pictures", type=Path, default=command.PICTURES, metavar="DIR", help="directory of the PNG file"
+    )
+    given = parser.parse_args(arguments)
+    # Whoever ends it otherwise than with Ctrl-C finds the machine as clean.
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.default_int_handler)
     try:
-        return RACES[name](bench)
-    except (DrivetrainError, RuntimeError, OSError) as error:
-        return Findings(
-            [Target(name, f"the race {name} is run", None, None, "", error=f"{type(error).__name__}: {error}")]
-        )
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.packaging", description="Races image builds.")
-    parser.add_argument("--only", type=_names, default=list(RACES), metavar="RACE,...", help=f"of {', '.join(RACES)}")
-    parser.add_argument("--rounds", type=int, default=3, help="samples each (3)")
-    parser.add_argument("--report-only", action="store_true", help="end with 0 even if a target is missed")
-    parser.add_argument("--output", type=Path, default=HERE / "results" / "packaging.json", help="JSON file to write")
-    return parser
-
-
-def _names(text: str) -> list[str]:
-    names = [name.strip() for name in text.split(",")]
-    unknown = [name for name in names if name not in RACES]
-    if unknown:
-        raise argparse.ArgumentTypeError(f"no race {', '.join(unknown)}; there are {', '.join(RACES)}")
-    return names
-
-
-def _say(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)
+        with scratch.room() as place:
+            return command.run(RACES, Bench(place, given.rounds, given.pictures, command.say), given)
+    except KeyboardInterrupt:
+        command.say("interrupted: what was started is ended, and nothing is written")
+        return 130
 
 
 if __name__ == "__main__":
