@@ -32,13 +32,14 @@ UNANSWERED = "failed|overloaded|expired"
 SLOW_SHARE = 99.0
 """Percent of the answers that come within `serving.slo.latency`."""
 
-_MONITORED: Mapping[str, str] = {
+MONITORED: Mapping[str, str] = {
     "drift": "drivetrain_monitor_drift_significant",
     "quality": "drivetrain_monitor_quality",
     "data_quality": "drivetrain_monitor_data_quality",
     "staleness": "drivetrain_monitor_staleness_seconds",
     "new_data": "drivetrain_monitor_new_rows",
 }
+"""Signal -> the metric that the monitor tells of it, window by window."""
 _BY = ("service",)
 
 
@@ -83,7 +84,7 @@ def signal(trigger: Trigger, service: str) -> Expression:
         matchers.append(Matcher("slice", "=", ""))
     if trigger.feature is not None:
         matchers.append(Matcher("feature", "=", trigger.feature))
-    found = Select(_MONITORED[trigger.signal], tuple(matchers))
+    found = Select(MONITORED[trigger.signal], tuple(matchers))
     return Aggregate("max" if trigger.above is not None else "min", found, _BY)
 
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
 from drivetrain.definition.loop import Trigger
@@ -12,6 +12,7 @@ from drivetrain.engines.rules import Alert, Rule
 from drivetrain.engines.series import SeriesStore
 from drivetrain.engines.triggers import Verdict
 from drivetrain.records import Scalar
+from drivetrain.watch.conditions import MONITORED
 from drivetrain.watch.samples import Sample
 
 UNITS: Mapping[str, str] = {"latency": " s", "staleness": " s", "traffic": " requests a second", "new_data": " rows"}
@@ -37,20 +38,24 @@ class Explained:
     rule: str
     why: str
     until: float | None
+    last: float | None = None
+    last_at: float | None = None
+    """While the signal has no value: what the last windows told of it, and when the newest of them ended."""
 
 
 def explain(
     triggers: Iterable[Trigger], rules: Mapping[str, Rule], series: SeriesStore, samples: Sequence[Sample],
-    alerts: Mapping[str, Alert], verdicts: Mapping[str, Verdict], now: float,
+    alerts: Mapping[str, Alert], verdicts: Mapping[str, Verdict], earlier: Callable[[], Sequence[Sample]], now: float,
 ) -> list[Explained]:  # fmt: skip
-    """Every trigger as it is. `alerts` and `verdicts` are by the triggers' names; `samples` are the monitor's."""
-    return [
-        _explained(
-            trigger, value_of(trigger, rules[trigger.name], series, now), samples, alerts.get(trigger.name),
-            verdicts.get(trigger.name),
-        )
-        for trigger in triggers
-    ]  # fmt: skip
+    """Every trigger as it is. `alerts` and `verdicts` are by the triggers' names; `samples` are the monitor's, and `earlier` gives those of
+    windows that are too long ago to count."""
+    found = []
+    for trigger in triggers:
+        value = value_of(trigger, rules[trigger.name], series, now)
+        one = _explained(trigger, value, samples, alerts.get(trigger.name), verdicts.get(trigger.name))
+        is_told = value is None and trigger.signal in MONITORED
+        found.append(_with_last(one, trigger, earlier()) if is_told else one)
+    return found
 
 
 def value_of(trigger: Trigger, rule: Rule, series: SeriesStore, now: float) -> float | None:
@@ -83,6 +88,24 @@ def _explained(
         trigger.name, trigger.signal, trigger.action, value, "above" if _is_above(trigger) else "below", trigger.level,
         trigger.clear, trigger.hold.total_seconds(), state, since, outcome or "nothing", rule, words, until,
     )  # fmt: skip
+
+
+def _with_last(one: Explained, trigger: Trigger, samples: Sequence[Sample]) -> Explained:
+    """The same with what the last windows of the champion told, if any did."""
+    found = [
+        sample.value for sample in samples
+        if sample.name == MONITORED[trigger.signal] and sample.labels.get("role") == "champion"
+        and trigger.feature in (None, sample.labels.get("feature")) and not sample.labels.get("slice")
+    ]  # fmt: skip
+    ends = [
+        sample.value for sample in samples
+        if sample.name == "drivetrain_monitor_window_end_seconds" and sample.labels.get("role") == "champion"
+    ]  # fmt: skip
+    if not found or not ends:
+        return one
+    last = max(found) if _is_above(trigger) else min(found)
+    words = f"{trigger.signal} is not known now; of the last window, which ended {instant(ends[0])}: "
+    return replace(one, last=last, last_at=ends[0], why=words + measured(trigger, last, samples))
 
 
 def measured(trigger: Trigger, value: float | None, samples: Sequence[Sample]) -> str:

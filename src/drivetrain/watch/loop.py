@@ -280,7 +280,14 @@ class Loop:
         journal, definition = self.project.journal, self.project.definition
         verdicts = {verdict.trigger: verdict for verdict in self._controller.verdicts(seen)}
         explained = explain.explain(
-            self._triggers.values(), self._rules, self._signals.series, samples, found, verdicts, seen.now
+            self._triggers.values(),
+            self._rules,
+            self._signals.series,
+            samples,
+            found,
+            verdicts,
+            self._told_last,
+            seen.now,
         )
         decisions = journal.decisions(_TOLD)
         rollout = next((row for row in decisions if row.state == "rollout"), None)
@@ -291,6 +298,14 @@ class Loop:
             seen.now, self._champion(), rollout.revision if rollout else None, explained, decisions[:_SHOWN], text
         )
         return self.looked
+
+    def _told_last(self) -> list[Sample]:
+        champion = self._champion()
+        return (
+            []
+            if champion is None
+            else list(gauges.of_reports(self._monitor.history(revision=champion), champion, None))
+        )
 
     def _say(self, kind: str, text: str, now: float) -> None:
         """Writes down what is no decision, and yet to be known."""

@@ -1,0 +1,59 @@
+"""What is said of a trigger whose signal has no value now."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from drivetrain.definition.loop import Trigger
+from drivetrain.engines.rules import spans
+from drivetrain.engines.series import SeriesStore
+from drivetrain.watch.conditions import trigger_rule
+from drivetrain.watch.explain import Explained, explain
+from drivetrain.watch.samples import Sample
+
+NOW = 1_377_000_000.0
+END = 1_376_913_600.0  # 2013-08-19 12:00 UTC
+
+
+def explained(trigger: Trigger, earlier: Sequence[Sample]) -> Explained:
+    rule = trigger_rule(trigger, "flights")
+    store = SeriesStore(spans([rule]))
+    return explain([trigger], {trigger.name: rule}, store, [], {}, {}, lambda: earlier, NOW)[0]
+
+
+def told(name: str, value: float, role: str = "champion", **labels: str) -> Sample:
+    return Sample(f"drivetrain_monitor_{name}", {"revision": "flights-2", "role": role, **labels}, value)
+
+
+def test_a_signal_without_a_value_is_told_as_the_last_window_had_it() -> None:
+    trigger = Trigger(name="season", signal="drift", feature="temp", above=1.0, action="retrain")
+    windows = [
+        told("window_end_seconds", END),
+        told("drift_significant", 4.02, feature="temp", distance="psi"),
+        told("drift_significant", 9.0, feature="wind", distance="psi"),
+        told("drift_significant", 7.0, role="former", feature="temp", distance="psi"),
+    ]
+    found = explained(trigger, windows)
+    assert (found.value, found.state, found.last, found.last_at) == (None, "unknown", 4.02, END)
+    assert found.why == (
+        "drift is not known now; of the last window, which ended 2013-08-19 12:00 UTC: drift of temp (psi) is 4.02, above 1"
+    )
+
+
+def test_of_quality_it_is_that_of_all_rows_and_not_of_a_slice() -> None:
+    trigger = Trigger(name="quality", signal="quality", below=0.69, action="retrain")
+    windows = [
+        told("window_end_seconds", END),
+        told("quality", 0.75, metric="roc_auc", slice=""),
+        told("quality", 0.5, metric="roc_auc", slice="origin=JFK"),
+    ]
+    found = explained(trigger, windows)
+    assert found.last == 0.75
+    assert found.why.endswith("quality is 0.75, not below 0.69")
+
+
+def test_without_a_window_nothing_is_said_of_one() -> None:
+    trigger = Trigger(name="quality", signal="quality", below=0.69, action="retrain")
+    assert explained(trigger, []).why == "quality is not known yet"
+    slow = Trigger(name="slow", signal="latency", above=0.05, action="notify")
+    assert explained(slow, [told("window_end_seconds", END)]).last is None
