@@ -54,7 +54,7 @@ def soak(path: Path, minutes: Sequence[Minute]) -> None:
     right.set_ylabel("megabytes resident, gateway and replica")
     for panel in (left, right):
         panel.set_xlabel("minute")
-        panel.set_ylim(bottom=0)
+        panel.set_ylim(0, 1.1 * panel.dataLim.y1)
         panel.spines[["top", "right"]].set_visible(False)
     figure.suptitle("flights through its gateway at 70 % of the rate that saturates it", fontsize=10)
     _save(figure, path)
