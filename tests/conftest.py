@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -20,6 +21,11 @@ LONGEST = (
     "examples/test_digits.py", "examples/test_flights.py", "runner/test_kills.py", "backends/test_s3_lifecycle.py",
 )  # fmt: skip
 """Files that take long, longest first: begun first, so that none of them is left over for one process alone."""
+
+
+def pytest_configure() -> None:
+    """Ctrl-C counts also in what tests start: a shell that runs the tests in the background has it ignored."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -124,9 +124,10 @@ def test_serving_from_the_image_is_one_command_and_leaves_no_container(
             first = serving.stdout.readline()
             url = first.split(" answers at ")[1].split(",")[0]
             assert 0 <= containers.ask(url, next(some_flights(1)) | {"temp": 50.0})["probability"] <= 1
-        finally:
             serving.send_signal(signal.SIGINT)
-        assert serving.wait(60) == 130
+            assert serving.wait(60) == 130
+        finally:
+            serving.kill()
     assert containers.podman("ps", "--all", "--quiet") == ""
 
 

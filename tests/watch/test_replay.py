@@ -213,9 +213,8 @@ def test_ctrl_c_says_where_to_go_on_and_the_service_stays(tmp_path: Path, drivet
             "43200",
         ]
         with subprocess.Popen(
-            command, cwd=project, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True,
-            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # where tests run in the background it is ignored
-        ) as playing:  # fmt: skip
+            command, cwd=project, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True
+        ) as playing:
             assert playing.stderr is not None
             for line in playing.stderr:
                 if "rows asked" in line:
