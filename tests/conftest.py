@@ -17,6 +17,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 Command = Callable[..., subprocess.CompletedProcess[str]]
 LONGEST = (
+    "watch/test_kills.py", "examples/test_flights_pipeline_image.py", "examples/test_flights_image.py",
     "lifecycle/test_gate.py", "lifecycle/test_kills.py", "lifecycle/test_faults.py", "lifecycle/test_rollback.py",
     "examples/test_digits.py", "examples/test_flights.py", "runner/test_kills.py", "backends/test_s3_lifecycle.py",
 )  # fmt: skip
