@@ -18,6 +18,7 @@ from drivetrain.backends.images import Recipe
 from drivetrain.backends.images.builder import Builder
 from drivetrain.errors import StageError
 from tests.backends.images import containers, made
+from tests.backends.images.registries import RegistryServer
 
 Command = Callable[..., subprocess.CompletedProcess[str]]
 Flights = tuple[Path, dict[str, Any]]
@@ -28,7 +29,7 @@ pytestmark = pytest.mark.slow
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """A directory with a base, where the builder's store is too."""
-    containers.needed("podman", "skopeo", "debootstrap")
+    containers.needed("podman", "skopeo", "debootstrap", "docker-registry")
     root = tmp_path_factory.mktemp("image")
     containers.debian(root / "base.tar")
     with pytest.MonkeyPatch.context() as patch:
@@ -65,14 +66,28 @@ def some_flights(count: int) -> Iterator[dict[str, Any]]:
         }  # fmt: skip
 
 
-def test_podman_runs_it_and_it_answers_as_the_endpoint_does(
-    packaged: tuple[Path, dict[str, Any]], flights: Flights
+@pytest.fixture(scope="module")
+def registry(place: Path) -> Iterator[RegistryServer]:
+    server = RegistryServer(place / "registry" / "data")
+    yield server
+    server.kill()
+
+
+def test_podman_pulls_what_was_pushed_and_it_answers_as_the_endpoint_does(
+    packaged: tuple[Path, dict[str, Any]], registry: RegistryServer, flights: Flights, drivetrain: Command
 ) -> None:
-    folder, _ = packaged
+    ref = f"{registry.host}/flights:1"
+    pushed = drivetrain("package", str(flights[0]), "--push", ref, "--json", directory=flights[0].parent)
+    assert pushed.returncode == 0, pushed.stderr
+    assert json.loads(pushed.stdout)["digest"] == packaged[1]["digest"]
+    told = subprocess.run(
+        ["skopeo", "inspect", "--tls-verify=false", f"docker://{ref}"], capture_output=True, text=True, check=True
+    )
+    assert json.loads(told.stdout)["Digest"] == packaged[1]["digest"]
     local = next(entry for entry in flights[1]["stages"] if entry["stage"] == "deploy")["outputs"]["revision"][
         "detail"
     ]["url"]
-    image = containers.podman("pull", "--quiet", f"oci:{folder}")
+    image = containers.podman("pull", "--quiet", "--tls-verify=false", ref)
     try:
         with containers.running(image) as url:
             for inputs in some_flights(100):
