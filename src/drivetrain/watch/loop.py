@@ -301,11 +301,7 @@ class Loop:
 
     def _told_last(self) -> list[Sample]:
         champion = self._champion()
-        return (
-            []
-            if champion is None
-            else list(gauges.of_reports(self._monitor.history(revision=champion), champion, None))
-        )
+        return [] if champion is None else list(gauges.of_reports(self._monitor.history(0.0, champion), champion, None))
 
     def _say(self, kind: str, text: str, now: float) -> None:
         """Writes down what is no decision, and yet to be known."""
