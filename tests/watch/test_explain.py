@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from drivetrain.definition.loop import Trigger
-from drivetrain.engines.rules import spans
+from drivetrain.engines.rules import Alert, spans
 from drivetrain.engines.series import SeriesStore
+from drivetrain.engines.triggers import Verdict
 from drivetrain.watch.conditions import trigger_rule
 from drivetrain.watch.explain import Explained, explain
 from drivetrain.watch.samples import Sample
@@ -15,10 +16,14 @@ NOW = 1_377_000_000.0
 END = 1_376_913_600.0  # 2013-08-19 12:00 UTC
 
 
-def explained(trigger: Trigger, earlier: Sequence[Sample]) -> Explained:
+def explained(
+    trigger: Trigger, earlier: Sequence[Sample], alert: Alert | None = None, verdict: Verdict | None = None
+) -> Explained:
     rule = trigger_rule(trigger, "flights")
     store = SeriesStore(spans([rule]))
-    return explain([trigger], {trigger.name: rule}, store, [], {}, {}, lambda: earlier, NOW)[0]
+    alerts = {trigger.name: alert} if alert else {}
+    verdicts = {trigger.name: verdict} if verdict else {}
+    return explain([trigger], {trigger.name: rule}, store, [], alerts, verdicts, lambda: earlier, NOW)[0]
 
 
 def told(name: str, value: float, role: str = "champion", **labels: str) -> Sample:
@@ -57,3 +62,13 @@ def test_without_a_window_nothing_is_said_of_one() -> None:
     assert explained(trigger, []).why == "quality is not known yet"
     slow = Trigger(name="slow", signal="latency", above=0.05, action="notify")
     assert explained(slow, [told("window_end_seconds", END)]).last is None
+
+
+def test_since_when_it_fires_and_why_nothing_is_done_are_said_all_the_same() -> None:
+    """As of an alert that Alertmanager told."""
+    trigger = Trigger(name="quality", signal="quality", below=0.69, action="retrain")
+    windows = [told("window_end_seconds", END), told("quality", 0.6, metric="roc_auc", slice="")]
+    firing = Alert("quality", "f", "firing", END, NOW, 0.6)
+    found = explained(trigger, windows, firing, Verdict("quality", "retrain", "hold", "cooldown", "it rests"))
+    assert (found.state, found.last) == ("firing", 0.6)
+    assert found.why.endswith("quality is 0.6, below 0.69, since 2013-08-19 12:00 UTC; not now: it rests")

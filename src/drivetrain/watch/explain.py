@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from drivetrain.definition.loop import Trigger
@@ -49,13 +49,12 @@ def explain(
 ) -> list[Explained]:  # fmt: skip
     """Every trigger as it is. `alerts` and `verdicts` are by the triggers' names; `samples` are the monitor's, and `earlier` gives those of
     windows that are too long ago to count."""
-    found = []
-    for trigger in triggers:
-        value = value_of(trigger, rules[trigger.name], series, now)
-        one = _explained(trigger, value, samples, alerts.get(trigger.name), verdicts.get(trigger.name))
-        is_told = value is None and trigger.signal in MONITORED
-        found.append(_with_last(one, trigger, earlier()) if is_told else one)
-    return found
+    known = [(trigger, value_of(trigger, rules[trigger.name], series, now)) for trigger in triggers]
+    before = earlier() if any(value is None and trigger.signal in MONITORED for trigger, value in known) else []
+    return [
+        _explained(trigger, value, samples, before, alerts.get(trigger.name), verdicts.get(trigger.name))
+        for trigger, value in known
+    ]
 
 
 def value_of(trigger: Trigger, rule: Rule, series: SeriesStore, now: float) -> float | None:
@@ -67,10 +66,15 @@ def value_of(trigger: Trigger, rule: Rule, series: SeriesStore, now: float) -> f
 
 
 def _explained(
-    trigger: Trigger, value: float | None, samples: Sequence[Sample], alert: Alert | None, verdict: Verdict | None
-) -> Explained:
+    trigger: Trigger, value: float | None, samples: Sequence[Sample], before: Sequence[Sample], alert: Alert | None,
+    verdict: Verdict | None,
+) -> Explained:  # fmt: skip
     state = "unknown" if value is None else "calm"
     words = measured(trigger, value, samples)
+    last, last_at = (_last(trigger, before) if value is None else None) or (None, None)
+    if last is not None and last_at is not None:
+        ended = f"of the last window, which ended {instant(last_at)}: {measured(trigger, last, before)}"
+        words = f"{trigger.signal} is not known now; {ended}"
     since = outcome = None
     if alert is not None and alert.state != "resolved":
         state, since = alert.state, alert.since
@@ -86,26 +90,22 @@ def _explained(
             words += "; somebody has to approve it"
     return Explained(
         trigger.name, trigger.signal, trigger.action, value, "above" if _is_above(trigger) else "below", trigger.level,
-        trigger.clear, trigger.hold.total_seconds(), state, since, outcome or "nothing", rule, words, until,
+        trigger.clear, trigger.hold.total_seconds(), state, since, outcome or "nothing", rule, words, until, last, last_at,
     )  # fmt: skip
 
 
-def _with_last(one: Explained, trigger: Trigger, samples: Sequence[Sample]) -> Explained:
-    """The same with what the last windows of the champion told, if any did."""
+def _last(trigger: Trigger, samples: Sequence[Sample]) -> tuple[float, float] | None:
+    """What the champion's windows told last of the trigger's signal, and when the newest of them ended; None if none did."""
     found = [
         sample.value for sample in samples
-        if sample.name == MONITORED[trigger.signal] and sample.labels.get("role") == "champion"
+        if sample.name == MONITORED.get(trigger.signal) and sample.labels.get("role") == "champion"
         and trigger.feature in (None, sample.labels.get("feature")) and not sample.labels.get("slice")
     ]  # fmt: skip
     ends = [
         sample.value for sample in samples
         if sample.name == "drivetrain_monitor_window_end_seconds" and sample.labels.get("role") == "champion"
     ]  # fmt: skip
-    if not found or not ends:
-        return one
-    last = max(found) if _is_above(trigger) else min(found)
-    words = f"{trigger.signal} is not known now; of the last window, which ended {instant(ends[0])}: "
-    return replace(one, last=last, last_at=ends[0], why=words + measured(trigger, last, samples))
+    return (max(found) if _is_above(trigger) else min(found), ends[0]) if found and ends else None
 
 
 def measured(trigger: Trigger, value: float | None, samples: Sequence[Sample]) -> str:
