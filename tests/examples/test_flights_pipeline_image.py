@@ -27,12 +27,7 @@ pytestmark = pytest.mark.slow
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """A directory with a base, where the builder's store is too."""
-    containers.needed("podman", "debootstrap")
-    root = tmp_path_factory.mktemp("stages")
-    containers.debian(root / "base.tar")
-    with pytest.MonkeyPatch.context() as patch:
-        containers.configured(patch, root)
-        patch.setenv("XDG_CACHE_HOME", str(root / "cache"))
+    with containers.place(tmp_path_factory.mktemp("stages"), "podman", "debootstrap") as root:
         yield root
 
 

@@ -57,6 +57,17 @@ def debian(path: Path, packages: Sequence[str] = ("python3", "ca-certificates"))
     return path
 
 
+@contextmanager
+def place(root: Path, *programs: str) -> Iterator[Path]:
+    """The directory with a base, where the builder's store is too. Skips the test, or fails it in CI, where a program is missing."""
+    needed(*programs)
+    debian(root / "base.tar")
+    with pytest.MonkeyPatch.context() as patch:
+        configured(patch, root)
+        patch.setenv("XDG_CACHE_HOME", str(root / "cache"))
+        yield root
+
+
 def free_port() -> int:
     """A port that nobody listens on."""
     with socket.socket() as found:
