@@ -23,6 +23,9 @@ BEHIND = 1024
 Event = tuple[str, bytes]
 """Name and JSON data."""
 
+_REFUSED = frozenset((400, 422))
+"""Statuses of wrong inputs: there was nothing to run, and as by Cog's server its caller alone is told."""
+
 
 class Prediction:
     """A prediction that has no answer yet, and that nobody follows while it runs.
@@ -111,6 +114,8 @@ class FollowedPrediction(Prediction):
         """The end: the answer goes to whoever waits, and the last state to whoever follows."""
         self._log(self._line)
         super().done(answer)
+        if answer.status in _REFUSED:
+            self.webhook = None
         if self.followers or self.webhook is not None:
             state = self._final(answer)
             self.status = str(state["status"])
