@@ -19,7 +19,9 @@ import mlflow
 import numpy as np
 import pandas as pd
 import pytest
+import sqlalchemy
 import yaml
+from mlflow.entities import Dataset, DatasetInput
 from sklearn.compose import make_column_transformer
 from sklearn.ensemble import HistGradientBoostingClassifier, RandomForestClassifier
 from sklearn.linear_model import LinearRegression, LogisticRegression
@@ -156,6 +158,26 @@ def test_the_data_set_is_an_input_of_the_run_with_the_whole_digest_and_its_addre
     assert json.loads(entry.dataset.source)["uri"] == uri
     assert tags["digest"] == digest
     assert (tags["mlflow.data.context"], tags["rows"], tags["features"]) == ("training", "60", "temp,hour")
+
+
+def test_a_data_set_that_another_run_logs_at_the_same_instant_is_an_input_of_both(tracking, client):
+    """Another run logs it after MLflow has looked for it, and before it makes it."""
+    others: list[Any] = []
+
+    def come_between(connection, cursor, statement, parameters, context, executemany):
+        if statement.startswith("INSERT INTO datasets") and not others:
+            others.append(client.create_run(experiment.experiment_id))
+            client.log_inputs(others[0].info.run_id, [DatasetInput(Dataset("frame", "a" * 36, "local", "{}"))])
+
+    with tracking.train("at once", "run", {}, {}) as run:
+        experiment = client.get_experiment_by_name("at once")
+        sqlalchemy.event.listen(sqlalchemy.Engine, "before_cursor_execute", come_between)
+        try:
+            run.log_dataset("frame", "a" * 64, "/data/frame", 9, ["temp"], "late")
+        finally:
+            sqlalchemy.event.remove(sqlalchemy.Engine, "before_cursor_execute", come_between)
+    inputs = [client.get_run(key).inputs.dataset_inputs for key in (run.id, others[0].info.run_id)]
+    assert [[found.dataset.digest for found in one] for one in inputs] == [["a" * 36]] * 2
 
 
 def test_values_too_long_for_mlflow_are_cut(tracking, client):

@@ -39,6 +39,8 @@ _EXISTS = {"RESOURCE_ALREADY_EXISTS", "ALREADY_EXISTS"}
 _SILENT = re.compile(
     "API request to|Max retries exceeded|database is locked|Connection refused|timed out|could not connect"
 )
+_TAKEN = re.compile("IntegrityError|UniqueViolation|Duplicate entry")
+"""What SQLite, PostgreSQL and MySQL say, through MLflow, of a row that somebody else has made since it was looked for."""
 _OTHER_AUTOLOGGERS = [
     "ag2", "agno", "anthropic", "autogen", "bedrock", "crewai", "dspy", "gemini", "groq", "haystack", "langchain", "litellm",
     "llama_index", "mistral", "openai", "pydantic_ai", "smolagents", "spark", "pyspark.ml", "strands", "tensorflow", "typesafe",
@@ -298,7 +300,13 @@ class _Run:
         with _border("logging the data set"):
             source = mlflow.data.dataset_source_registry.resolve_dataset_source(uri)
             dataset = mlflow.data.meta_dataset.MetaDataset(source, name=name, digest=digest[:_LONGEST_DIGEST])
-            mlflow.log_input(dataset, context="training", tags=tags)
+            try:
+                mlflow.log_input(dataset, context="training", tags=tags)
+            except MlflowException as error:
+                # MLflow looks for the data set and then makes it: of two runs that begin at once the second finds it the next time.
+                if not _TAKEN.search(str(error)):
+                    raise
+                mlflow.log_input(dataset, context="training", tags=tags)
 
     def save_model(
         self,
