@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from benchmarks import __main__ as program
 from benchmarks import environments, picture, report
 from benchmarks.measures import Findings, Measurement, Target, at_most, faster_than, per_extra
-from benchmarks.processes import family, watch
+from benchmarks.processes import Family, family, watch
 from benchmarks.races import tenfold
 from benchmarks.timing import Entrant, in_turns
 
@@ -135,12 +135,23 @@ def test_a_benchmarked_process_sees_a_home_of_its_own_and_none_of_our_python(
     assert in_turns([entrant(tmp_path, "a", code)], rounds=1)[0].error == ""
 
 
-def test_a_watched_command_is_charged_for_its_hungriest_child_and_leaves_nothing_behind(tmp_path: Path) -> None:
+def test_a_watched_command_is_charged_for_its_hungriest_child_and_leaves_nothing_behind(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    look = Family.look
+
+    def look_and_tell(kin: Family) -> None:
+        look(kin)
+        if kin.highest[0] > 150_000_000:
+            (tmp_path / "seen").touch()
+
+    monkeypatch.setattr(Family, "look", look_and_tell)
     child = "import time; block = bytearray(150_000_000); print(len(block), flush=True); time.sleep(600)"
     code = (
         "import subprocess, sys\n"
         f"child = subprocess.Popen([sys.executable, '-c', {child!r}], stdout=subprocess.PIPE, start_new_session=True)\n"
-        "child.stdout.readline(); print(child.pid); import time; time.sleep(0.5)"
+        "child.stdout.readline(); print(child.pid); import os, time; until = time.monotonic() + 60\n"
+        "while not os.path.exists('seen') and time.monotonic() < until: time.sleep(0.05)"
     )
     with family("test") as kin:
         done = watch(kin, [sys.executable, "-c", code], tmp_path, tmp_path / "home")

@@ -6,7 +6,8 @@ from typing import Any
 
 import pandas as pd
 
-from benchmarks.loop import whole
+from benchmarks.loop import false_alarms, made, whole
+from benchmarks.loop.bench import OURS
 from benchmarks.loop.whole import Closed
 from drivetrain.project import open_project
 
@@ -47,3 +48,13 @@ def test_a_replay_is_counted_from_the_first_request_of_the_changed_world_in_simu
     played = {"decisions": [held, promoted], "failed": 1, "asked": 9}
     assert whole.closed_in(played, 100.0) == Closed(50.0, 50.0, 300.0, "promoted (no worse)", 1, 9)
     assert whole.closed_in({**played, "decisions": [held]}, 100.0).running is None
+
+
+def test_the_target_on_power_names_the_shift_that_its_mean_hides() -> None:
+    ours = {shift.name: 0.9 for shift in made.SHIFTS}
+    theirs = dict.fromkeys(ours, 0.5) | {made.SHIFTS[0].name: 0.95}
+    found = false_alarms._no_weaker("Peer", {OURS: ours, "Peer": theirs}, "")
+    assert found.verdict == "holds"
+    assert found.text.endswith(f"; behind on {made.SHIFTS[0].name}: found in 90%, by Peer in 95%")
+    assert false_alarms._no_weaker("Peer", {OURS: ours, "Peer": ours}, "").text.endswith("; behind on none")
+    assert false_alarms._no_weaker("Peer", {OURS: ours}, "gone").verdict != "holds"

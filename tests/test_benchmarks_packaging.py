@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
+import time
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -103,13 +105,26 @@ def test_nothing_runs_on_and_nothing_lies_about_after_an_interruption() -> None:
     assert not place.exists()
 
 
-def test_a_command_that_is_waited_for_no_longer_is_asked_to_end(tmp_path: Path) -> None:
+def test_a_command_that_is_waited_for_no_longer_is_asked_to_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def interrupt(number: int, frame: object) -> None:
         raise KeyboardInterrupt
 
+    communicate = subprocess.Popen.communicate
+
+    def interrupted(process: subprocess.Popen[str], **options: Any) -> tuple[str, str]:
+        """The first time, once the script has set its trap."""
+        if not options:
+            deadline = time.monotonic() + 60
+            while not (tmp_path / "runs").exists() and time.monotonic() < deadline:
+                time.sleep(0.01)
+            signal.setitimer(signal.ITIMER_REAL, 0.05)
+        return communicate(process, **options)
+
+    monkeypatch.setattr(subprocess.Popen, "communicate", interrupted)
     before = signal.signal(signal.SIGALRM, interrupt)
-    signal.setitimer(signal.ITIMER_REAL, 0.5)
-    script = f"trap 'touch {tmp_path}/cleaned; exit' TERM; while true; do sleep 0.05; done"
+    script = f"trap 'touch {tmp_path}/cleaned; exit' TERM; touch {tmp_path}/runs; while true; do sleep 0.05; done"
     try:
         with pytest.raises(KeyboardInterrupt):
             scratch.run(["sh", "-c", script])

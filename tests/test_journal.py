@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -74,6 +75,31 @@ def test_a_journal_that_cannot_be_made_is_told(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(SystemFault, match="the journal cannot be written"):
         Journal(tmp_path / "file" / "journal.db")
+
+
+def test_processes_that_make_one_journal_at_once_all_open_it(tmp_path: Path) -> None:
+    code = (
+        "import sys, time; from pathlib import Path; from drivetrain.journal import Journal\n"
+        "for line in sys.stdin:\n    at, path = line.split()\n"
+        "    while time.time() < float(at): pass\n    Journal(Path(path)).close(); print('opened', flush=True)\n"
+    )
+    words = [sys.executable, "-c", code]
+    both = [
+        subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1) for _ in range(2)
+    ]
+    try:
+        for number in range(100):
+            at = time.time() + 0.01
+            for process in both:
+                assert process.stdin is not None
+                process.stdin.write(f"{at} {tmp_path / str(number) / 'journal.db'}\n")
+            for process in both:
+                assert process.stdout is not None
+                assert process.stdout.readline() == "opened\n"
+    finally:
+        for process in both:
+            process.kill()
+            process.communicate()
 
 
 def test_a_full_disk_is_told_and_what_was_written_stays(tmp_path: Path) -> None:

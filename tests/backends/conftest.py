@@ -59,7 +59,7 @@ def start_s3_server(folder: Path) -> S3Server:
         environment = os.environ | {"RCLONE_AUTH_KEY": f'"{S3_KEY},{S3_SECRET}"'}
         process = subprocess.Popen(command, stdout=output, stderr=output, env=environment)
     server = S3Server(root, log, process)
-    deadline = time.monotonic() + 15
+    deadline = time.monotonic() + 60
     while not server.endpoint:
         if process.poll() is not None or time.monotonic() > deadline:
             server.stop()

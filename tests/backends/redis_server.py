@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.ports import free_port
+
 PASSWORD = "4711e08"
 
 
@@ -21,9 +23,7 @@ class Server:
         binary = shutil.which("redis-server")
         if binary is None:
             (pytest.fail if os.environ.get("CI") else pytest.skip)("redis-server is not installed")
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            self.port = free.getsockname()[1]
+        self.port = free_port()
         self._command = [
             str(binary), "--port", str(self.port), "--bind", "127.0.0.1", "--dir", str(home), "--dbfilename", "kept.rdb",
             "--save", "", "--requirepass", PASSWORD, *options,
@@ -32,7 +32,7 @@ class Server:
 
     def start(self) -> None:
         self.process = subprocess.Popen(self._command, stdout=subprocess.DEVNULL)
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + 60
         while not self._answers():
             assert time.monotonic() < deadline, "redis-server did not come up"
             assert self.process.poll() is None, "redis-server ended"

@@ -26,6 +26,7 @@ from drivetrain.backends.features import FeatureStore, FeatureStoreSettings
 from drivetrain.backends.features.asof import History, join_as_of
 from drivetrain.backends.features.feast import open_store
 from drivetrain.errors import DataError, DefinitionError, StageError, SystemFault, Unavailable
+from tests.ports import free_port
 
 pytestmark = [
     # Feast's own remarks on what it does itself.
@@ -178,12 +179,10 @@ def redis(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Redis]:
 
 
 def start_redis(binary: str, home: Path) -> Redis:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     options = ["--port", str(port), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no", "--dir", str(home)]
     process = subprocess.Popen([binary, *options, "--requirepass", PASSWORD], stdout=subprocess.DEVNULL)
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 60
     while True:
         try:
             socket.create_connection(("127.0.0.1", port), timeout=1).close()

@@ -103,5 +103,5 @@ def test_serve_prints_requests_that_are_answered_and_ends_with_ctrl_c(
             done = subprocess.run(curl, shell=True, capture_output=True, text=True, timeout=30, check=True)
             assert "error" not in json.loads(done.stdout), done.stdout
         serving.send_signal(signal.SIGINT)
-        assert serving.wait(30) == 130
+        assert serving.wait(60) == 130
     assert drivetrain("predict", "--example", directory=wine).returncode == 1

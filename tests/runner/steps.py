@@ -55,7 +55,7 @@ def meet(context: WorkerContext, payload: dict[str, Any], inputs: dict[str, Any]
     """Ends only if its twin is at work at the same time."""
     here = Path(payload["calls"])
     (here / context.step).touch()
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 60
     while not all((here / name).exists() for name in payload["twins"]):
         if time.monotonic() > deadline:
             raise StageError("the twin never came")
@@ -75,7 +75,7 @@ def misbehave(context: WorkerContext, payload: dict[str, Any], inputs: dict[str,
             hoard = []
             while True:
                 hoard.append(bytearray(2**24))
-                time.sleep(0.005)
+                time.sleep(0.02)  # slowly, for the case that the one who watches is kept waiting
         case "memory":
             raise MemoryError
         case "die":
@@ -146,7 +146,7 @@ def use_together(context: WorkerContext, payload: dict[str, Any], inputs: dict[s
     """As `use`, but both twins have begun before either reads."""
     here = Path(payload["calls"])
     (here / f"{context.step}-is-here").touch()
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 60
     while not all((here / f"{name}-is-here").exists() for name in payload["twins"]):
         if time.monotonic() > deadline:
             raise StageError("the twin never came")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import socket
+from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -311,19 +312,24 @@ def test_a_service_that_does_not_exist_is_a_definition_error(tmp_path: Path) -> 
     assert caught.value.problems[0].hint == "did you mean late?"
 
 
-def redis_project(home: Path) -> Project:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+@pytest.fixture
+def nobody() -> Iterator[int]:
+    """A port where nobody answers, and that nobody else is given meanwhile."""
+    with socket.socket() as kept:
+        kept.bind(("127.0.0.1", 0))
+        yield kept.getsockname()[1]
+
+
+def redis_project(home: Path, port: int) -> Project:
     online = {"store": "redis", "connection": f"127.0.0.1:{port},password=${{LATE_PASSWORD}}"}
     return Project(home, features={"repo": "features", "service": "late", "online": online})
 
 
 def test_a_variable_of_the_connection_that_is_not_set_is_a_definition_error(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, nobody: int
 ) -> None:
     monkeypatch.delenv("LATE_PASSWORD", raising=False)
-    project = redis_project(tmp_path)
+    project = redis_project(tmp_path, nobody)
     with pytest.raises(DefinitionError) as caught:
         project.run(project.snapshot(flights(), weather=weather()), untouched)
     [problem] = caught.value.problems
@@ -332,10 +338,10 @@ def test_a_variable_of_the_connection_that_is_not_set_is_a_definition_error(
 
 
 def test_redis_that_does_not_answer_is_unavailable_and_its_password_is_nowhere(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, nobody: int
 ) -> None:
     monkeypatch.setenv("LATE_PASSWORD", "open sesame 8151")
-    project = redis_project(tmp_path)
+    project = redis_project(tmp_path, nobody)
     with pytest.raises(Unavailable) as caught:
         project.run(project.snapshot(flights(), weather=weather()))
     assert "sesame" not in str(caught.value) + caught.value.hint + "".join(project.said)

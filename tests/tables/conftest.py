@@ -56,7 +56,7 @@ def s3_files(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3]:
         environment = os.environ | {"RCLONE_AUTH_KEY": f'"{KEY},{SECRET}"'}
         process = subprocess.Popen(command, stdout=output, stderr=output, env=environment)
     try:
-        deadline = time.monotonic() + 15
+        deadline = time.monotonic() + 60
         while not (found := re.search(r"Starting s3 server on \[(http://[0-9.:]+)/\]", log.read_text())):
             if process.poll() is not None or time.monotonic() > deadline:
                 raise RuntimeError(f"rclone did not start: {log.read_text()}")

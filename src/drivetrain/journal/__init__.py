@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from drivetrain.errors import SystemFault
+from drivetrain.journal.opening import connect
 from drivetrain.journal.rows import AttemptRow, Decision, RunRow
 from drivetrain.journal.schema import MIGRATIONS
 from drivetrain.records import Scalar
@@ -30,8 +31,7 @@ class Journal:
         self.path = path
         with self._translated():
             path.parent.mkdir(parents=True, exist_ok=True)
-            self._db = sqlite3.connect(path, timeout=30, isolation_level=None)
-            self._db.execute("pragma journal_mode=wal")
+            self._db = connect(path)
             self._db.execute("pragma synchronous=full")
             version: int = self._db.execute("pragma user_version").fetchone()[0]
             for number in range(version, len(MIGRATIONS)):

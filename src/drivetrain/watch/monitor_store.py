@@ -4,7 +4,7 @@ between any two statements has either counted the batch or not."""
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +15,7 @@ import numpy as np
 
 from drivetrain.backends.serving.gateway.events import Event
 from drivetrain.errors import SystemFault
+from drivetrain.journal.opening import connect
 from drivetrain.watch.window_state import WindowReport
 
 _VERSION = 1
@@ -70,8 +71,7 @@ class MonitorStore:
         self._numbers: dict[str, int] = {}
         with self._translated():
             path.parent.mkdir(parents=True, exist_ok=True)
-            self._db = sqlite3.connect(path, timeout=30, isolation_level=None)
-            self._db.execute("pragma journal_mode=wal")
+            self._db = connect(path)
             # After a power cut the last batches may be gone, position and all, and are read again.
             self._db.execute("pragma synchronous=normal")
             self._db.execute("pragma cache_size=-32000")
@@ -167,6 +167,13 @@ class MonitorStore:
             "select report from closed where finish > ? and (?2 is null or revision = ?2) order by start, revision", since, revision
         )  # fmt: skip
         return [_report(row[0]) for row in rows]
+
+    def newest_reports(self, revision: str) -> Generator[WindowReport, None, None]:
+        """The closed windows of a revision, newest first, each decoded when it is asked for."""
+        with self._translated():
+            rows = self._db.execute("select report from closed where revision = ? order by start desc", (revision,))
+            for row in rows:
+                yield _report(row[0])
 
     def closed_state(self, revision: str, start: float) -> bytes | None:
         """The counts of a closed window; None if they are no longer kept, or there was none."""

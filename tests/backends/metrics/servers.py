@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import socket
 import subprocess
 import time
 import urllib.error
@@ -21,14 +20,7 @@ import pytest
 Found = TypeVar("Found")
 
 
-def free_port() -> int:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port: int = free.getsockname()[1]
-        return port
-
-
-def until(found: Callable[[], Found], within: float = 30.0, what: str = "it") -> Found:
+def until(found: Callable[[], Found], within: float = 60.0, what: str = "it") -> Found:
     """What `found` gives once it gives something."""
     deadline = time.monotonic() + within
     while True:

@@ -5,6 +5,7 @@ Feast 0.67 sends no usage telemetry, so there is nothing to turn off here.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -240,7 +241,7 @@ class Feast:
         ]  # fmt: skip
         # Registered afresh and moved into place: nothing of an earlier definition remains, and a process that is killed
         # here leaves the old registry whole.
-        path = self._registry.with_name(self._registry.name + ".new")
+        path = self._registry.with_name(f"{self._registry.name}.{os.getpid()}.new")
         path.parent.mkdir(parents=True, exist_ok=True)
         path.unlink(missing_ok=True)
         fresh = self._open(path)

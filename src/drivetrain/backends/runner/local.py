@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import IO, Any
 
 from drivetrain.backends.objects import Objects
 from drivetrain.backends.runner import Plan, Progress, RunResult
@@ -23,6 +23,8 @@ from drivetrain.journal import Journal
 
 INTERRUPTED = 130
 """Exit code of a run ended by Ctrl-C, as shells have it."""
+_GLANCE = 0.2
+"""Seconds for which the lock is tried again: who only looks whether it is held has it for an instant."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,7 +111,7 @@ def lock(state: Path) -> Iterator[None]:
         ) from error
     with file:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            _take(file)
         except OSError as error:
             file.seek(0)
             holder = file.read().strip() or "unknown"
@@ -120,6 +122,30 @@ def lock(state: Path) -> Iterator[None]:
         file.write(str(os.getpid()))
         file.flush()
         yield
+
+
+def is_held(state: Path) -> bool:
+    """Whether a run holds the project."""
+    try:
+        with (state / "lock").open() as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False
+    return False
+
+
+def _take(file: IO[str]) -> None:
+    until = time.monotonic() + _GLANCE
+    while True:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return
+        except OSError:
+            if time.monotonic() >= until:
+                raise
+        time.sleep(_GLANCE / 20)
 
 
 @contextmanager

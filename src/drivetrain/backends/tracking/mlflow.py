@@ -8,7 +8,7 @@ import re
 import sys
 import tempfile
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
 from importlib import import_module
@@ -208,7 +208,8 @@ class MLflow:
     def set_alias(self, name: str, alias: str, version: str) -> None:
         """See `Tracking.set_alias`."""
         with _border(f"setting the alias {alias}"):
-            self._client().set_registered_model_alias(name, alias, version)
+            client = self._client()
+            _despite_others(lambda: client.set_registered_model_alias(name, alias, version))
 
     def drop_alias(self, name: str, alias: str) -> None:
         """See `Tracking.drop_alias`."""
@@ -240,6 +241,16 @@ class MLflow:
             client = self._client()
             for key, value in tags.items():
                 client.set_model_version_tag(name, version, key, value[:_LONGEST_VALUE])
+
+
+def _despite_others(act: Callable[[], object]) -> None:
+    """MLflow looks for a row and then makes it: of two processes that do so at once, the second finds it the next time."""
+    try:
+        act()
+    except MlflowException as error:
+        if not _TAKEN.search(str(error)):
+            raise
+        act()
 
 
 def _is_missing(error: MlflowException) -> bool:
@@ -300,13 +311,7 @@ class _Run:
         with _border("logging the data set"):
             source = mlflow.data.dataset_source_registry.resolve_dataset_source(uri)
             dataset = mlflow.data.meta_dataset.MetaDataset(source, name=name, digest=digest[:_LONGEST_DIGEST])
-            try:
-                mlflow.log_input(dataset, context="training", tags=tags)
-            except MlflowException as error:
-                # MLflow looks for the data set and then makes it: of two runs that begin at once the second finds it the next time.
-                if not _TAKEN.search(str(error)):
-                    raise
-                mlflow.log_input(dataset, context="training", tags=tags)
+            _despite_others(lambda: mlflow.log_input(dataset, context="training", tags=tags))
 
     def save_model(
         self,
