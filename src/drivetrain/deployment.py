@@ -113,7 +113,7 @@ def trust(opened: Project) -> Trust:
     return wiring.trust(opened.state, opened.root, part.sign if part else None)
 
 
-def _refuse_untrusted(opened: Project, deployed: Deployed, model: Path, scratch: Path) -> None:
+def refuse_untrusted(opened: Project, deployed: Deployed, model: Path, scratch: Path) -> None:
     """Raises `Untrusted` unless what was deployed is signed as the definition wants it now."""
     sign = opened.definition.package.sign if opened.definition.package else None
     if sign is None or sign.check == "nothing":
@@ -124,6 +124,18 @@ def _refuse_untrusted(opened: Project, deployed: Deployed, model: Path, scratch:
     file = wiring.project_objects(opened).get(kept, scratch) / packaging.SIGNATURE if kept else None
     digest = trained.model.digest if trained else deployed.outputs.bundle.digest
     packaging.refuse(trust(opened), sign, model, digest, file, packaged.image if packaged else None)
+
+
+def trusted_image(opened: Project, ref: str) -> str:
+    """The image in its registry by digest, so that what is started is what was looked at. Raises `Untrusted` if it is not signed as the
+    definition wants it, `StageError` if it is not there; where the definition wants nothing it is the reference as it is."""
+    sign = opened.definition.package.sign if opened.definition.package else None
+    if sign is None or sign.check == "nothing":
+        return ref
+    digest, _ = wiring.images(opened.state).config(ref)
+    found = packaging.pinned(ref, digest)
+    trust(opened).check_image(found, layers=sign.check == "layers")
+    return found
 
 
 def bring_up(opened: Project, deployed: Deployed) -> Endpoint:
@@ -167,7 +179,7 @@ def _unchallenge(opened: Project, number: str) -> None:
 def _deploy(opened: Project, deployed: Deployed, *, promote: bool) -> Endpoint:
     with tempfile.TemporaryDirectory(prefix="drivetrain-") as directory:
         bundle = wiring.project_objects(opened).get(deployed.outputs.bundle, Path(directory) / "bundle")
-        _refuse_untrusted(opened, deployed, bundle / "model", Path(directory) / "signature")
+        refuse_untrusted(opened, deployed, bundle / "model", Path(directory) / "signature")
         found: Endpoint = wiring.serving(opened.state).deploy(
             service.settings(opened.definition, opened.root, opened.state),
             deployed.revision,

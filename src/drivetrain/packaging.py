@@ -60,12 +60,14 @@ def stages_recipe(definition: Definition, project: Path, commit: str) -> StagesR
 
 
 def _not_for_images(definition: Definition, project: Path) -> list[str]:
-    """What the definition names in the project and no image of it may have: private keys, and what images are only made with."""
+    """What the definition names in the project and no image of it may have: private keys, and what images are only made with. Each by the
+    name that it has there, and by that of the file which links lead to."""
     part, tls = definition.package, definition.serving.tls
     named = [part.base, part.advisories, part.sign.key if part.sign else None] if part else []
     named.append(tls.key if tls else None)
     found = [os.path.relpath(project / name, project) for name in named if name]
-    return [Path(name).as_posix() for name in found]
+    found += [os.path.relpath((project / name).resolve(), project.resolve()) for name in named if name]
+    return [Path(name).as_posix() for name in dict.fromkeys(found)]
 
 
 def _arguments(serving: Serving) -> list[str]:
@@ -90,10 +92,13 @@ def _annotations(part: Package, version: str, commit: str) -> Mapping[str, str]:
 def publish(
     images: Images, trust: Trust, built: Built, ref: str, origin: Origin, signature: Path | None, say: Callable[[str], None]
 ) -> Pushed:  # fmt: skip
-    """Pushes the image with its papers and signatures; the tag moves when all of them are there. `signature` is the model's."""
+    """Pushes the image with its papers and signatures, and the weights alone with theirs; the tags move when all of them are there.
+    `signature` is the model's."""
     began = time.monotonic()
     pushed = images.push(built, pinned(ref, built.image.digest))
     say(f"attached to it: {', '.join(trust.attest(pushed.ref, built, origin, signature))}")
+    if built.weights is not None:
+        trust.attest(pinned(ref, built.weights.digest), None, origin, signature)
     tagged = images.push(built, ref)
     sent = pushed.bytes_sent + tagged.bytes_sent
     return replace(pushed, bytes_sent=sent, seconds=time.monotonic() - began)

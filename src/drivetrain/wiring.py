@@ -19,7 +19,7 @@ from drivetrain.backends.objects import Objects
 from drivetrain.backends.runner import Plan, Progress, Step, WorkerContext
 from drivetrain.backends.serving import Serving
 from drivetrain.definition.definition import Definition
-from drivetrain.definition.packaging import Sign
+from drivetrain.definition.packaging import Package, Sign
 from drivetrain.definition.parts import Target
 from drivetrain.engines import graph
 from drivetrain.errors import MissingLibrary, UsageError
@@ -147,8 +147,8 @@ def audit(state: Path, packages: Sequence[Wheel], advisories: Path | None) -> Au
 
 def image_goes_to(definition: Definition, target: Target) -> str | None:
     """Where images are pushed: as the definition says, or else into the registry that the target has itself (MicroK8s's add-on)."""
-    part = definition.package
-    if part is None or part.image is not None:
+    part = definition.package or Package()
+    if part.image is not None:
         return None
     return part.push or (f"{_MICROK8S}/{definition.name}" if target.platform == "microk8s" else None)
 

@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from drivetrain.definition import check, load
+from drivetrain.definition.serving import Canary
 from drivetrain.definition.values import format_duration, parse_duration, parse_instant, parse_size
 from drivetrain.errors import DefinitionError, Problem
 from drivetrain.project import open_project
@@ -85,6 +86,43 @@ def test_missing_files_and_functions_are_told_at_once_with_near_names(project: P
     assert found["train.function"].message == "train.py has no trian"
     assert found["train.function"].hint == "did you mean train?"
     assert found["serving.runner"].message == "rum.py does not exist"
+
+
+@pytest.mark.parametrize(
+    ("cog", "serving", "message"),
+    [
+        ("run: 'predict.py:Predictor'", "", "cog.yaml runs predict.py:Predictor, and serving.runner is run.py:Runner"),
+        ("predict: 'predict.py:P'", ", runner: 'train.py:train'", "cog.yaml runs predict.py:P, and serving.runner is train.py:train"),
+        ("run: 'train.py:train'", ", runner: 'train.py:train'", ""),
+        ("run: 'run.py:Runner'", "", ""),
+        ("build: {}", "", ""),
+    ],
+)  # fmt: skip
+def test_a_cog_yaml_that_starts_another_runner_is_told(project: Path, cog: str, serving: str, message: str) -> None:
+    (project / "cog.yaml").write_text(cog)
+    text = f"{GOOD}serving: {{cog: cog.yaml{serving}}}\n"
+    if message:
+        assert [(found.key, found.message) for found in problems(project, text)] == [("serving.cog", message)]
+    else:
+        (project / "drivetrain.yaml").write_text(text)
+        check.check(project, load.read(project))
+
+
+@pytest.mark.parametrize(("most", "mistaken"), [(299, True), (300, False)])
+def test_a_rollouts_most_requests_leave_room_for_its_steps(project: Path, most: int, mistaken: bool) -> None:
+    text = f"{GOOD}serving: {{canary: {{shadow: 1h, steps: [5, 25, 100], most_requests: {most}}}}}\n"
+    if mistaken:
+        (found,) = problems(project, text)
+        assert "most_requests (299) is less than 3 steps of 100 answers take" in found.message
+    else:
+        (project / "drivetrain.yaml").write_text(text)
+        check.check(project, load.read(project))
+
+
+def test_only_a_candidate_that_gets_neither_copies_nor_a_share_is_promoted_at_once() -> None:
+    assert Canary().at_once
+    assert not Canary.model_validate({"shadow": "1h"}).at_once
+    assert not Canary.model_validate({"steps": [5, 100]}).at_once
 
 
 def test_a_missing_feature_service_is_found_without_importing_feast(project: Path) -> None:

@@ -6,8 +6,12 @@ import json
 import random
 import shutil
 import signal
+import socket
 import subprocess
 import sys
+import time
+import urllib.error
+import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -16,7 +20,8 @@ import pytest
 
 from drivetrain.backends.images import Recipe
 from drivetrain.backends.images.builder import Builder
-from drivetrain.errors import StageError
+from drivetrain.backends.images.containers import Containers
+from drivetrain.errors import StageError, SystemFault
 from tests.backends.images import containers, made
 from tests.backends.images.registries import RegistryServer
 
@@ -135,12 +140,56 @@ def test_serving_from_the_image_is_one_command_and_leaves_no_container(
             assert serving.stdout is not None
             first = serving.stdout.readline()
             url = first.split(" answers at ")[1].split(",")[0]
+            assert its_containers()
             assert 0 <= containers.ask(url, next(some_flights(1)) | {"temp": 50.0})["probability"] <= 1
             serving.send_signal(signal.SIGINT)
             assert serving.wait(60) == 130
         finally:
             serving.kill()
-    assert containers.podman("ps", "--all", "--quiet") == ""
+    assert not its_containers()
+
+
+def its_containers() -> str:
+    """The containers of the image, by either name that it is loaded under; other tests have theirs meanwhile."""
+    names = [word for name in ("flights", "layout") for word in ("--filter", f"ancestor=localhost/{name}")]
+    return containers.podman("ps", "--all", "--quiet", *names)
+
+
+def test_nothing_is_left_of_a_container_that_does_not_start(packaged: tuple[Path, dict[str, Any]]) -> None:
+    engine = Containers()
+    image = engine.load(packaged[0])
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        with pytest.raises(SystemFault, match="podman run ended with"):
+            engine.start(image, "127.0.0.1", taken.getsockname()[1], "token")
+    assert not its_containers()
+    container = engine.start(image, "localhost", 0, "token")
+    url = f"http://127.0.0.1:{container.port}"
+    try:
+        until_ready(url)
+        assert its_containers()
+        for said, status in ((None, 401), ("Bearer token", 200)):
+            request = urllib.request.Request(f"{url}/shutdown", b"", {"Authorization": said} if said else {})
+            assert answered(request) == status
+    finally:
+        engine.stop(container)
+    assert not its_containers()
+
+
+def until_ready(url: str) -> None:
+    deadline = time.monotonic() + 60
+    while not containers.ready(url):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def answered(request: urllib.request.Request) -> int:
+    try:
+        with urllib.request.urlopen(request, timeout=30) as answer:
+            return int(answer.status)
+    except urllib.error.HTTPError as error:
+        return error.code
 
 
 def test_system_packages_and_commands_run_in_buildah(place: Path, tmp_path: Path) -> None:

@@ -10,8 +10,10 @@ from typing import Any
 
 import pytest
 
+from drivetrain.backends.images import CONFIG, config
 from drivetrain.backends.images.registry import open_registry
-from tests.backends.images import made
+from drivetrain.backends.images.store import Store
+from tests.backends.images import containers, made
 from tests.backends.images.keys import new_key
 from tests.backends.images.registries import PASSWORD, RegistryServer, docker_config
 from tests.lifecycle.conftest import write_wine
@@ -62,6 +64,7 @@ class Signed:
 
 @pytest.fixture(scope="module")
 def signed(tmp_path_factory: pytest.TempPathFactory, drivetrain: Command) -> Iterator[Signed]:
+    containers.needed("podman", "docker-registry")
     found = Signed(tmp_path_factory.mktemp("signed"), drivetrain)
     yield found
     found("deploy", "--stop")
@@ -87,6 +90,31 @@ def test_a_run_publishes_a_signed_image_with_its_papers(signed: Signed) -> None:
     assert len(registry.referrers(ref, digest)) == 4
 
 
+def test_the_image_of_the_weights_is_signed_too(signed: Signed) -> None:
+    registry, ref = open_registry([signed.credentials]), f"{signed.server.host}/wine:1-weights"
+    digest = registry.resolve(ref)
+    assert digest is not None
+    kinds = {entry.annotations["dev.sigstore.bundle.predicateType"] for entry in registry.referrers(ref, digest)}
+    assert kinds == {
+        "https://model_signing/signature/v1.0", "https://sigstore.dev/cosign/sign/v1", "https://slsa.dev/provenance/v1",
+    }  # fmt: skip
+
+
+def test_an_image_that_nobody_signed_is_not_started(signed: Signed, tmp_path: Path) -> None:
+    """Somebody who may push moves the tag."""
+    registry, ref = open_registry([signed.credentials]), f"{signed.server.host}/wine:1"
+    digest = registry.resolve(ref)
+    other = config.assembled(Store(tmp_path).put(CONFIG, b"{}"), [], {}, Store(tmp_path))
+    registry.push(other, ref)
+    try:
+        told = signed.refused("serve", "--from-image", ref).replace("\n", "")
+        assert other.digest in told
+        assert "is not signed" in told
+    finally:
+        assert signed("package").returncode == 0
+    assert registry.resolve(ref) == digest
+
+
 def test_it_is_deployed_again_while_everything_is_as_it_was_signed(signed: Signed) -> None:
     done = signed("run", "--from", "deploy", "--json")
     assert done.returncode == 0, done.stderr
@@ -98,7 +126,7 @@ def test_another_key_is_refused_with_the_models_digest(signed: Signed) -> None:
     before = trusted.read_bytes()
     trusted.write_bytes(new_key(signed.key.parent / "other.key").with_suffix(".pub").read_bytes())
     try:
-        for command in (("run", "--from", "deploy"), ("run",), ("deploy",)):
+        for command in (("run", "--from", "deploy"), ("run",), ("deploy",), ("serve", "--from-image")):
             told = signed.refused(*command)
             assert "another key" in told
             assert signed.stages["train"]["model"]["digest"] in told.replace("\n", "")

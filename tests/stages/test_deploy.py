@@ -386,15 +386,30 @@ def test_code_in_the_place_of_the_models_own_files_is_refused(world: World, late
         world.deploy(late, runner=world.runner("model/net.py", OTHER_INPUTS))
 
 
+def test_code_from_outside_the_project_is_refused(world: World, late: Registered) -> None:
+    (world.root / "outside.py").write_text("SECRET = 1\n")
+    linked = world.project / "linked.py"
+    linked.symlink_to(world.root / "outside.py")
+    runner = world.runner("linking.py", f"import linked\n{OTHER_INPUTS}")
+    with pytest.raises(StageError, match=r"linked\.py cannot go into the bundle: a link leads out of the project"):
+        world.deploy(late, runner=runner)
+    linked.unlink()
+    with pytest.raises(StageError, match=r"\.\./outside\.py cannot go into the bundle: it lies outside the project"):
+        world.deploy(late, runner="../outside.py:Runner")
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
         ("build: [", "no YAML"),
+        ("build:\n  python_requirements: ../outside.txt\n", "lies outside the project"),
+        ("build:\n  python_requirements: /etc/hostname\n", "lies outside the project"),
         ("build:\n  python_requirements: gone.txt\n", "names gone.txt, which is not in the project"),
     ],
 )
 def test_a_cog_yaml_that_cannot_be_used_is_an_error(world: World, late: Registered, text: str, message: str) -> None:
     (world.project / "bad.yaml").write_text(text)
+    (world.root / "outside.txt").write_text("")
     with pytest.raises(StageError, match=message) as caught:
         world.deploy(late, cog="bad.yaml")
     assert caught.value.where == "bad.yaml"

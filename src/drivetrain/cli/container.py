@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import tempfile
 import time
 import urllib.error
@@ -10,11 +11,13 @@ from pathlib import Path
 
 import click
 
-from drivetrain import deployment, wiring
+from drivetrain import deployment, service, wiring
 from drivetrain.backends.images.containers import Container, Containers
 from drivetrain.backends.serving import Endpoint
 from drivetrain.cli import examples
-from drivetrain.errors import ServingError
+from drivetrain.definition.serving import Serving
+from drivetrain.deployment import Deployed
+from drivetrain.errors import ServingError, UsageError
 from drivetrain.project import Project
 
 _WITHIN = 300.0
@@ -25,31 +28,53 @@ _PAUSE = 0.1
 def serve(opened: Project, reference: str) -> None:
     """Runs one container until Ctrl-C, of the image `reference` (empty: the champion's own, built here).
 
-    Raises `ServingError` if it does not become ready or ends by itself, with the end of its log.
+    Raises `ServingError` if it does not become ready or ends by itself, with the end of its log; `Untrusted` if model or image are not
+    signed as the definition wants it; `UsageError` if other machines could ask it what the definition wants asked with a token or by TLS.
     """
-    containers, deployed = Containers(), deployment.leading(opened)
-    image = reference or _built(opened, containers)
     part = opened.definition.serving
-    container = containers.start(image, part.host, part.port)
+    _refuse_open(part)
+    containers, deployed = Containers(), deployment.leading(opened)
+    image = deployment.trusted_image(opened, reference) if reference else _built(opened, deployed, containers)
+    token = Path(service.settings(opened.definition, opened.root, opened.state).token_file).read_text()
+    container = containers.start(image, part.host, part.port, token)
     try:
         # 0.0.0.0 is where it listens, and nowhere to ask.
-        host = "127.0.0.1" if part.host == "0.0.0.0" else part.host
+        host = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(
+            part.host, f"[{part.host}]" if ":" in part.host else part.host
+        )
         endpoint = Endpoint(opened.definition.name, deployed.revision, f"http://{host}:{container.port}", 0)
         _wait_until_ready(containers, container, endpoint.url)
-        click.echo(f"{deployed.revision} answers at {endpoint.url}, in container {container.id[:12]}; Ctrl-C ends it")
+        click.echo(f"{deployed.revision} answers at {endpoint.url}, in container {container.name}; Ctrl-C ends it")
         click.echo("\n".join(examples.curl(opened, endpoint, behind_gateway=False)))
         while containers.is_running(container):
             time.sleep(1.0)
-        raise ServingError(f"the container has ended: {containers.logs(container.id)}")
+        raise ServingError(f"the container has ended: {containers.logs(container.name)}")
     finally:
         containers.stop(container)
 
 
-def _built(opened: Project, containers: Containers) -> str:
+def _refuse_open(part: Serving) -> None:
+    wanted = [name for name, is_wanted in (("auth.predictions", part.auth.predictions), ("tls", part.tls)) if is_wanted]
+    if wanted and not _is_loopback(part.host):
+        raise UsageError(
+            f"the definition wants {' and '.join(wanted)}, which is the gateway's, and a container has none",
+            hint="serving.host: 127.0.0.1 for a try on this machine; without --from-image the gateway serves",
+        )
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def _built(opened: Project, deployed: Deployed, containers: Containers) -> str:
     """The champion's image in the engine's own store."""
-    images, deployed = wiring.images(opened.state), deployment.leading(opened)
+    images = wiring.images(opened.state)
     with tempfile.TemporaryDirectory(prefix="drivetrain-") as directory:
         recipe = deployment.recipe(opened, deployed, Path(directory) / "bundle")
+        deployment.refuse_untrusted(opened, deployed, recipe.bundle / "model", Path(directory) / "signature")
         built = images.build(recipe, lambda text: click.echo(f"package … {text}", err=True))
         return containers.load(images.write(built.image, Path(directory) / opened.definition.name, "latest"))
 
@@ -64,4 +89,4 @@ def _wait_until_ready(containers: Containers, container: Container, url: str) ->
             if not containers.is_running(container):
                 break
         time.sleep(_PAUSE)
-    raise ServingError(f"the container did not become ready: {containers.logs(container.id)}")
+    raise ServingError(f"the container did not become ready: {containers.logs(container.name)}")

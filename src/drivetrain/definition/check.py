@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from drivetrain.definition.load import Place, Source, suggestion
+from drivetrain.definition.serving import DEFAULT_RUNNER
 from drivetrain.definition.values import is_function, matching, split_function
 from drivetrain.errors import DefinitionError, Problem
 from drivetrain.records import digest
@@ -52,6 +53,8 @@ def _missing(project: Path, source: Source) -> Iterator[Problem]:
             yield source.problem(place, f"{name} does not exist", _near_file(project, name))
         elif place[-1] == "suite":
             yield from _suite_problems(project, source, place, name)
+        elif place == ("serving", "cog"):
+            yield from _runner_problems(project, source, place, name)
     if definition.features is not None and (project / definition.features.repo).is_dir():
         yield from _service_problems(project, source, definition.features.repo, definition.features.service)
     if "local" in definition.targets and definition.targets["local"].platform != "local":
@@ -147,6 +150,21 @@ def _suite_problems(project: Path, source: Source, place: Place, name: str) -> I
         yield source.problem(
             place, f"{name} is no Great Expectations suite", 'it needs {"name": ..., "expectations": [...]}'
         )
+
+
+def _runner_problems(project: Path, source: Source, place: Place, name: str) -> Iterator[Problem]:
+    """An image starts what `cog.yaml` names, and a service on this machine what the definition does."""
+    from ruamel.yaml import YAML
+    from ruamel.yaml.error import YAMLError
+
+    try:
+        told = YAML(typ="safe").load(project / name)
+    except (YAMLError, UnicodeDecodeError):
+        return  # the stages say what is wrong with it
+    named = told.get("run", told.get("predict")) if isinstance(told, dict) else None
+    wanted = source.definition.serving.runner or DEFAULT_RUNNER
+    if named is not None and named != wanted:
+        yield source.problem(place, f"{name} runs {named}, and serving.runner is {wanted}", "name the same in both")
 
 
 def _service_problems(project: Path, source: Source, repo: str, service: str) -> Iterator[Problem]:

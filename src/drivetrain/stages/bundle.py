@@ -15,13 +15,13 @@ from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
 from drivetrain.backends.serving import Serving
+from drivetrain.definition.serving import DEFAULT_RUNNER
 from drivetrain.definition.values import split_function
 from drivetrain.errors import StageError
 from drivetrain.records import Artifact
 from drivetrain.stages import StageContext
 from drivetrain.usercode import closure
 
-_DEFAULT_RUNNER = "run.py:Runner"
 _OWN = ("model", ".cog", ".drivetrain")
 """Directories of a bundle that are not the user's."""
 _EXAMPLE_ROWS = 3
@@ -35,7 +35,7 @@ _TYPES: Mapping[str, tuple[type, ...]] = {
 
 def runner(context: StageContext) -> str:
     """The runner that the definition names, or the one for any model: `FILE.py:CLASS` in the bundle."""
-    return context.definition.serving.runner or _DEFAULT_RUNNER
+    return context.definition.serving.runner or DEFAULT_RUNNER
 
 
 def lay_out(context: StageContext, model: Artifact, definitions: Artifact, serving: Serving) -> Path:
@@ -75,7 +75,7 @@ def _lay_out(context: StageContext, model: Artifact, definitions: Artifact) -> P
     context.objects.get(model, place / "model")
     context.objects.get(definitions, place / ".drivetrain" / "definitions")
     if part.cog is None:
-        _write_cog(place, part.runner or _DEFAULT_RUNNER)
+        _write_cog(place, part.runner or DEFAULT_RUNNER)
     else:
         _copy_cog(context.project, part.cog, place)
     return place
@@ -83,13 +83,25 @@ def _lay_out(context: StageContext, model: Artifact, definitions: Artifact) -> P
 
 def _copy_code(project: Path, found: Sequence[Path], place: Path) -> None:
     for path in found:
-        if path.is_absolute() or path.parts[0] in _OWN:
+        _refuse_outside(project, path)
+        if path.parts[0] in _OWN:
             raise StageError(
-                f"{path} cannot go into the bundle: " + ("it lies outside the project" if path.is_absolute() else
-                f"`{path.parts[0]}/` is where the model's own files are"),
-                hint="move or rename it",
-            )  # fmt: skip
+                f"{path} cannot go into the bundle: `{path.parts[0]}/` is where the model's own files are",
+                hint="rename it",
+            )
         _copy(project / path, place / path)
+
+
+def _refuse_outside(project: Path, path: Path, where: str = "") -> None:
+    """Raises `StageError` for what is not the project's own: a bundle is served and published. `where` names it."""
+    target = (project / path).resolve()
+    if path.is_absolute() or ".." in path.parts:
+        why, hint = "it lies outside the project", "move it into the project"
+    elif not target.is_relative_to(project.resolve()):
+        why, hint = f"a link leads out of the project, to {target}", "put a copy in the link's place"
+    else:
+        return
+    raise StageError(f"{path} cannot go into the bundle: {why}", hint=hint, where=where)
 
 
 def _copy(source: Path, target: Path) -> None:
@@ -106,6 +118,7 @@ def _write_cog(place: Path, runner: str) -> None:
 
 def _copy_cog(project: Path, cog: str, place: Path) -> None:
     """The user's `cog.yaml`, and the requirements file that it names."""
+    _refuse_outside(project, Path(cog))
     _copy(project / cog, place / "cog.yaml")
     try:
         found = YAML(typ="safe").load(project / cog)
@@ -115,6 +128,7 @@ def _copy_cog(project: Path, cog: str, place: Path) -> None:
     named = build.get("python_requirements") if isinstance(build, dict) else None
     if named is None:
         return
+    _refuse_outside(project, Path(str(named)), cog)
     if not (project / str(named)).is_file():
         raise StageError(f"build.python_requirements names {named}, which is not in the project", where=cog)
     _copy(project / str(named), place / str(named))

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import socket
 import subprocess
 import time
 import urllib.error
@@ -17,6 +16,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
+from tests.ports import free_port
 
 _CONF = '[containers]\ndefault_ulimits = ["nofile=1024:1024", "nproc=1000:1000"]\n[engine]\nruntime = "runc"\n'
 """runc and low limits, for machines where crun finds no cgroups of its kind and limits cannot be raised."""
@@ -66,14 +67,6 @@ def place(root: Path, *programs: str) -> Iterator[Path]:
         configured(patch, root)
         patch.setenv("XDG_CACHE_HOME", str(root / "cache"))
         yield root
-
-
-def free_port() -> int:
-    """A port that nobody listens on."""
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        port: int = found.getsockname()[1]
-        return port
 
 
 def podman(*words: str) -> str:

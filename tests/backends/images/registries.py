@@ -19,6 +19,8 @@ from typing import Any
 
 import pytest
 
+from tests.ports import free_port
+
 USER, PASSWORD = "somebody", "a password"
 _HASH = "$2b$05$CiDRo49LTCtec0KHUDhypOC.Ua1CIPUMOdYPZmXOQvD/AiYt8r1CO"
 """bcrypt of the password: the one kind that the registry reads."""
@@ -40,9 +42,7 @@ class RegistryServer:
             (pytest.fail if os.environ.get("CI") else pytest.skip)("docker-registry is not installed")
         self.home, self._scheme = home, "https" if tls else "http"
         home.mkdir(parents=True, exist_ok=True)
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            self.port = free.getsockname()[1]
+        self.port = free_port()
         if password:
             (home.parent / "htpasswd").write_text(f"{USER}:{_HASH}\n")
             auth = {"htpasswd": {"realm": "a registry", "path": str(home.parent / "htpasswd")}}
@@ -62,7 +62,7 @@ class RegistryServer:
     def start(self) -> None:
         with self._log.open("ab") as log:
             self.process = subprocess.Popen(self._command, stdout=log, stderr=log)
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + 60
         while True:
             with socket.socket() as tried:
                 if tried.connect_ex(("127.0.0.1", self.port)) == 0:

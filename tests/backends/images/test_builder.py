@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import shutil
 import subprocess
 from collections.abc import Callable
@@ -13,9 +14,11 @@ from typing import Any
 
 import pytest
 
-from drivetrain.backends.images import Built, layout
-from drivetrain.errors import CorruptArtifact, StageError
+from drivetrain.backends.images import Built, Recipe, layout
+from drivetrain.backends.images.oci import OciImages
+from drivetrain.errors import CorruptArtifact, StageError, SystemFault
 from tests.backends.images import made
+from tests.backends.images.conftest import no_registry
 
 Build = Callable[..., Built]
 
@@ -160,6 +163,37 @@ def test_a_link_out_of_the_bundle_is_refused(tmp_path: Path, build: Build) -> No
         build(bundle)
 
 
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [("", "it has no `run:`"), ('run: "predict.py:Predictor"\n', r"predict\.py is not in the bundle")],
+)
+def test_a_bundle_without_the_runner_that_is_to_start_is_refused(
+    tmp_path: Path, build: Build, line: str, message: str
+) -> None:
+    bundle = made.bundle(tmp_path / "bundle")
+    told = (bundle / "cog.yaml").read_text()
+    (bundle / "cog.yaml").write_text(told.replace('run: "run.py:Runner"\n', line))
+    with pytest.raises(StageError, match=message) as caught:
+        build(bundle)
+    assert caught.value.where == "cog.yaml"
+
+
+def test_a_disk_that_is_full_is_one_clear_error(tmp_path: Path, packages: Path) -> None:
+    bundle = made.bundle(tmp_path / "bundle", "", weights=bytes(4 * 1024**2))
+    made.base(tmp_path / "base.tar")
+    recipe = Recipe(bundle=bundle, name="small", folder=tmp_path, base="base.tar")
+    images = OciImages(tmp_path / "store", no_registry)
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (3 * 1024**2, before[1]))
+    try:
+        with pytest.raises(SystemFault, match="there is no room for the image") as caught:
+            images.build(recipe, lambda text: None)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert str(tmp_path / "store") in caught.value.hint
+    assert images.build(recipe, lambda text: None).weights is not None
+
+
 def test_commands_without_buildah_are_refused_with_what_to_do(
     tmp_path: Path, build: Build, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -167,6 +201,25 @@ def test_commands_without_buildah_are_refused_with_what_to_do(
     with pytest.raises(StageError, match="buildah is not installed") as caught:
         build(made.bundle(tmp_path / "bundle", cog="  run: [echo hello]\n"))
     assert "package.base" in caught.value.hint
+
+
+def test_a_folder_of_wheels_is_the_projects_wherever_the_command_is_typed(
+    tmp_path: Path, build: Build, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = tmp_path / "project"
+    made.wheel(place / "wheels", "own")
+    # Modules of the project are none of pip's.
+    (place / "logging.py").write_text("raise RuntimeError('imported')\n")
+    bundle = made.bundle(tmp_path / "bundle", "--find-links wheels\nwanted==1.0\nown==1.0\n")
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    built = build(bundle, folder=place, base="../base.tar")
+    own = next(wheel for wheel in built.packages if wheel.name == "own")
+    other = tmp_path / "other"
+    made.wheel(other / "wheels", "own", files={"own.py": b"VERSION = 'another'\n"})
+    again = build(bundle, folder=other, base="../base.tar")
+    assert own not in again.packages
+    assert build(bundle, folder=place, base="../base.tar").image == built.image
 
 
 # as a layout

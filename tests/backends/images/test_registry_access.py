@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import datetime
 import hashlib
 import json
+import ssl
 import threading
 import time
 from collections.abc import Iterator
@@ -76,11 +78,16 @@ def _plain(data: bytes) -> str:
     return base64.urlsafe_b64encode(data).rstrip(b"=").decode()
 
 
-class TokenServer:
-    """Gives whoever has the password a token for what is asked, and anybody one to read."""
+IDENTITY = "an identity token"
 
-    def __init__(self, certificate: Certificate) -> None:
+
+class TokenServer:
+    """Gives whoever has the password or the identity token a token for what is asked, and anybody one to read."""
+
+    def __init__(self, certificate: Certificate, *, tls: bool = False) -> None:
         self.asked: list[str] = []
+        self.fails = 0
+        """The status with which it answers who has an identity token; 0: it gives tokens."""
         owner, wanted = self, "Basic " + base64.b64encode(f"{USER}:{PASSWORD}".encode()).decode()
 
         class Handler(BaseHTTPRequestHandler):
@@ -92,23 +99,38 @@ class TokenServer:
                 if told not in (None, wanted):
                     self.send_error(401)
                     return
-                scopes = [
-                    part for text in parse_qs(urlsplit(self.path).query).get("scope", []) for part in text.split()
-                ]
+                query = parse_qs(urlsplit(self.path).query)
+                self._give(query, "token", told is not None)
+
+            def do_POST(self) -> None:
+                form = parse_qs(self.rfile.read(int(self.headers["Content-Length"])).decode())
+                granted = form["grant_type"] == ["refresh_token"] and form["service"] == [_SERVICE]
+                if owner.fails or not granted or form["refresh_token"] != [IDENTITY] or not form["client_id"]:
+                    self.send_error(owner.fails or 401)
+                    return
+                self._give(form, "access_token", True)
+
+            def _give(self, told: dict[str, list[str]], key: str, known: bool) -> None:
+                scopes = [part for text in told.get("scope", []) for part in text.split()]
                 owner.asked += scopes
                 access = []
                 for scope in scopes:
                     kind, name, actions = scope.split(":")
-                    allowed = [action for action in actions.split(",") if told or action == "pull"]
+                    allowed = [action for action in actions.split(",") if known or action == "pull"]
                     access.append({"type": kind, "name": name, "actions": allowed})
-                data = json.dumps({"token": certificate.token(access)}).encode()
+                data = json.dumps({key: certificate.token(access)}).encode()
                 self.send_response(200)
                 self.send_header("Content-Length", str(len(data)))
                 self.end_headers()
                 self.wfile.write(data)
 
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.realm = f"http://127.0.0.1:{self._server.server_address[1]}/token"
+        self.host = f"localhost:{self._server.server_address[1]}"
+        if tls:
+            context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+            context.load_cert_chain(certificate.path, certificate.key_path)
+            self._server.socket = context.wrap_socket(self._server.socket, server_side=True)
+        self.realm = f"{'https' if tls else 'http'}://{self.host}/token"
         threading.Thread(target=self._server.serve_forever, daemon=True).start()
 
     def close(self) -> None:
@@ -116,15 +138,39 @@ class TokenServer:
         self._server.server_close()
 
 
-@pytest.fixture
-def tokens(tmp_path: Path) -> Iterator[tuple[RegistryServer, TokenServer]]:
+@contextlib.contextmanager
+def served(tmp_path: Path, *, tls: bool) -> Iterator[tuple[RegistryServer, TokenServer]]:
     certificate = Certificate(tmp_path / "issuer")
-    giver = TokenServer(certificate)
+    giver = TokenServer(certificate, tls=tls)
     auth = {"realm": giver.realm, "service": _SERVICE, "issuer": _ISSUER, "rootcertbundle": str(certificate.path)}
     server = RegistryServer(tmp_path / "registry" / "data", auth={"token": auth})
     yield server, giver
     server.kill()
     giver.close()
+
+
+@pytest.fixture
+def tokens(tmp_path: Path) -> Iterator[tuple[RegistryServer, TokenServer]]:
+    with served(tmp_path, tls=False) as found:
+        yield found
+
+
+@pytest.mark.parametrize(
+    "entry", [{"auth": base64.b64encode(f"{USER}:{PASSWORD}".encode()).decode()}, {"identitytoken": IDENTITY}]
+)
+def test_who_gives_tokens_is_known_by_an_authority_of_its_own(tmp_path: Path, entry: dict[str, str]) -> None:
+    with served(tmp_path, tls=True) as (server, giver):
+        (tmp_path / "config.json").write_text(json.dumps({"auths": {server.host: entry}}))
+        made, ref = image(tmp_path, b"x"), f"{server.host}/a:1"
+        with pytest.raises(SystemFault, match=r"who gives tokens for .* not trusted") as refused:
+            open_registry([tmp_path / "config.json"]).push(made, ref)
+        assert f"{giver.host}/ca.crt" in refused.value.hint
+        known = tmp_path / "certs.d" / giver.host
+        known.mkdir(parents=True)
+        (known / "ca.crt").write_bytes((tmp_path / "issuer" / "tls.crt").read_bytes())
+        registry = OciRegistry([tmp_path / "config.json"], certificates=[tmp_path / "certs.d"])
+        registry.push(made, ref)
+        assert registry.resolve(ref) == made.digest
 
 
 def test_a_token_is_fetched_for_each_repository_and_for_those_that_are_mounted_from(

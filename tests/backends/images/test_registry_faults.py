@@ -6,6 +6,7 @@ import contextlib
 import os
 import random
 import resource
+import signal
 import subprocess
 import sys
 import threading
@@ -88,20 +89,28 @@ def test_a_registry_that_keeps_what_arrived_gets_the_rest_alone(
 
 
 def test_a_registry_that_is_started_again_in_the_middle_gets_the_image(
-    server: RegistryServer, registry: OciRegistry, tmp_path: Path
+    server: RegistryServer, registry: OciRegistry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(uploads, "WAITS", (0.05, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 20.0))  # as long as it takes to start
     made = image(tmp_path, LARGE, b"code")
+    count, killed = uploads._Upload._count, threading.Event()
+
+    def kill_in_the_middle(upload: uploads._Upload, sent: int) -> None:
+        count(upload, sent)
+        if upload._sent > 5 * MIB and not killed.is_set():
+            server.kill()
+            killed.set()
 
     def restart() -> None:
-        while not list(server.home.rglob("_uploads/*/data")):
-            time.sleep(0.001)
-        server.kill()
-        time.sleep(0.2)
-        server.start()
+        if killed.wait(60):
+            time.sleep(0.2)
+            server.start()
 
+    monkeypatch.setattr(uploads._Upload, "_count", kill_in_the_middle)
     thread = threading.Thread(target=restart)
     thread.start()
     registry.push(made, f"{server.host}/a:1")
+    assert killed.is_set()
     thread.join()
     assert whole(registry, f"{server.host}/a:1", made, tmp_path)
 
@@ -123,32 +132,29 @@ def test_a_push_that_is_killed_has_published_nothing_and_the_next_sends_what_lac
     server: RegistryServer, registry: OciRegistry, tmp_path: Path
 ) -> None:
     code = (
-        "import sys, pathlib\n"
+        "import os, pathlib, signal, sys\n"
+        "from drivetrain.backends.images import uploads\n"
         "from drivetrain.backends.images.registry import open_registry\n"
         "from tests.backends.images import test_registry as made\n"
+        "left, count = [20_000_000], uploads._Upload._count\n"
+        "def killed_half_way(upload, sent):\n"
+        "    count(upload, sent)\n"
+        "    left[0] -= sent\n"
+        "    if left[0] < 0:\n"
+        "        os.kill(os.getpid(), signal.SIGKILL)\n"
+        "uploads._Upload._count = killed_half_way\n"
         "folder = pathlib.Path(sys.argv[2])\n"
         "layers = [bytes([number]) * 2_000_000 for number in range(20)]\n"
         "image = made.image(folder, *layers)\n"
-        "print('ready', flush=True)\n"
         "open_registry().push(image, sys.argv[1])\n"
     )
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
     root = Path(__file__).parents[3]
-    pusher = subprocess.Popen(
-        [sys.executable, "-c", code, f"{server.host}/a:1", str(tmp_path)],
-        stdout=subprocess.PIPE,
-        env=environment,
-        cwd=root,
-    )
-    assert pusher.stdout is not None
-    pusher.stdout.readline()
-    while len(server.blobs()) < 3:
-        assert pusher.poll() is None
-        time.sleep(0.001)
-    pusher.kill()
-    pusher.communicate()
+    words = [sys.executable, "-c", code, f"{server.host}/a:1", str(tmp_path)]
+    assert subprocess.run(words, env=environment, cwd=root, check=False).returncode == -signal.SIGKILL
     assert server.tags("a") == []
     there = len(server.blobs())
+    assert there >= 3
     made = image(tmp_path, *(bytes([number]) * 2_000_000 for number in range(20)))
     pushed = registry.push(made, f"{server.host}/a:1")
     assert pushed.bytes_sent < (20 - there + 1) * 2_000_000 + 4_000

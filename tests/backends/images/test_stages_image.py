@@ -248,8 +248,8 @@ def test_digests_are_passed_on_where_every_package_has_them() -> None:
 # source
 
 
-def sdist(folder: Path, name: str, setup: str = "") -> str:
-    """A package that comes as source alone, with a build script of its own and nothing that it needs; its line in a lock file."""
+def sdist(folder: Path, name: str, setup: str = "", requires: str = "") -> str:
+    """A package that comes as source alone, with a build script of its own that needs what `requires` lists; its line in a lock file."""
     build = f"""
 import os, zipfile
 
@@ -266,7 +266,7 @@ def build_wheel(folder, config_settings=None, metadata_directory=None):
         file.writestr("{name}-1.0.dist-info/RECORD", "")
     return name
 """
-    project = '[build-system]\nrequires = []\nbuild-backend = "build"\nbackend-path = ["."]\n'
+    project = f'[build-system]\nrequires = [{requires}]\nbuild-backend = "build"\nbackend-path = ["."]\n'
     project += f'[project]\nname = "{name}"\nversion = "1.0"\n'
     info = f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n"
     path = folder / f"{name}-1.0.tar.gz"
@@ -297,13 +297,19 @@ def test_a_package_that_comes_as_source_is_built_if_it_is_python_alone(
     assert lock.partition(" --hash=")[2].partition("\n")[0] in kept
 
 
-def test_source_that_has_to_be_compiled_is_refused(tmp_path: Path, build: Build, packages: Path) -> None:
+def test_source_that_has_to_be_compiled_is_refused_where_no_container_can_be_made(
+    tmp_path: Path, build: Build, packages: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", "/nowhere")
     lock = sdist(packages, "native", "tag = 'cp311-cp311-linux_x86_64'") + hashed(packages, "wanted", "helper")
     with pytest.raises(StageError, match="not of Python alone"):
         build(project(tmp_path / "project", lock=lock))
 
 
-def test_source_that_does_not_build_says_why(tmp_path: Path, build: Build, packages: Path) -> None:
+def test_source_that_does_not_build_says_why(
+    tmp_path: Path, build: Build, packages: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", "/nowhere")
     lock = sdist(packages, "broken", "raise SystemExit('no such luck')") + hashed(packages, "wanted", "helper")
     with pytest.raises(StageError, match="no such luck"):
         build(project(tmp_path / "project", lock=lock))
@@ -315,6 +321,18 @@ def test_nothing_is_built_that_the_lock_file_does_not_name_by_its_digest(
     lock = sdist(packages, "source").partition(" ")[0] + "\n" + hashed(packages, "wanted", "helper")
     with pytest.raises(StageError, match=r"source==1\.0 has no wheel for"):
         build(project(tmp_path / "project", lock=lock))
+
+
+def test_source_is_built_with_what_lies_in_a_folder_of_the_project(
+    tmp_path: Path, build: Build, packages: Path
+) -> None:
+    place = project(tmp_path / "project")
+    made.wheel(place / "vendored", "tool", files={"tool.py": b""})
+    lock = (
+        "--find-links vendored\n" + sdist(packages, "source", requires='"tool"') + hashed(packages, "wanted", "helper")
+    )
+    (place / "requirements.lock").write_text(lock)
+    assert f"{SITE}/source.py" in made.names(layer(build(place), "packages"))
 
 
 # Drivetrain's own lock file

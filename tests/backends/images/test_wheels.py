@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import io
+import platform
 import subprocess
 import sys
 import tarfile
@@ -15,10 +16,11 @@ import pytest
 from drivetrain.backends.images import layers, locks, unpacked
 from drivetrain.backends.images.store import Sink, Store
 from drivetrain.backends.images.wheels import Wanted, Wheels
-from drivetrain.errors import StageError, Unavailable
+from drivetrain.errors import StageError, SystemFault, Unavailable
 from tests.backends.images import made
 
 SITE = unpacked.site_packages(made.PYTHON)
+HERE = unpacked.Interpreter(sys.executable, platform.python_version())
 
 
 def resolve(tmp_path: Path, *requirements: str, pins: str = "", architecture: str = "amd64") -> dict[str, str]:
@@ -104,7 +106,7 @@ def unpack(path: Path, tmp_path: Path, *, compiled: bool = False) -> tarfile.Tar
     with contextlib.ExitStack() as stack:
         code = None
         if compiled:
-            unpacked.compile_all([(path, tmp_path / "compiled.zip")], made.PYTHON, SITE)
+            unpacked.compile_all([(path, tmp_path / "compiled.zip")], HERE, SITE)
             code = stack.enter_context(unpacked.opened(tmp_path / "compiled.zip"))
         file = stack.enter_context(unpacked.opened(path))
         layers.write(Sink(found), unpacked.entries(file, path.name, made.PYTHON, code))
@@ -169,8 +171,39 @@ def test_compiling_twice_gives_the_same_bytes(tmp_path: Path) -> None:
         tmp_path, "pkg", files={"pkg.py": b"def f(x):\n    return x in {'a', 'b', 'c', 'd', 1, 2.5}\n" * 20}
     )
     for target in (tmp_path / "a", tmp_path / "b"):
-        unpacked.compile_all([(path, target)], made.PYTHON, SITE)
+        unpacked.compile_all([(path, target)], HERE, SITE)
     assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
+
+
+def test_an_interpreter_that_fails_is_told_with_the_wheel(tmp_path: Path) -> None:
+    path = made.wheel(tmp_path, "pkg")
+    with pytest.raises(SystemFault, match=r"pkg-1\.0-py3-none-any\.whl could not be compiled"):
+        unpacked.compile_all([(path, tmp_path / "a")], unpacked.Interpreter("/bin/false", "3.11.0"), SITE)
+
+
+def test_the_python_that_runs_compiles_for_its_own_version(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "/nowhere")
+    assert unpacked.interpreter(made.PYTHON) == HERE
+    assert unpacked.interpreter("3.2") is None
+
+
+@pytest.mark.parametrize(
+    ("script", "found"),
+    [
+        ("echo /opt/bin/python3.2; echo 3.2.5", unpacked.Interpreter("/opt/bin/python3.2", "3.2.5")),
+        ("echo 'pyenv: python3.2: command not found' >&2; exit 127", None),
+        (f'exec {sys.executable} "$@"', None),
+        ("echo hello", None),
+    ],
+    ids=["a shim", "a shim for nothing", "another Python", "no Python"],
+)
+def test_what_is_on_the_path_is_asked_what_it_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, script: str, found: unpacked.Interpreter | None
+) -> None:
+    (tmp_path / "python3.2").write_text(f"#!/bin/sh\n{script}\n")
+    (tmp_path / "python3.2").chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert unpacked.interpreter("3.2") == found
 
 
 def test_the_list_of_wheels_is_a_lock_file(tmp_path: Path, packages: Path) -> None:

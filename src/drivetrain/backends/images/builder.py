@@ -3,11 +3,12 @@
     base | system packages | Python packages | replica | commands | code | weights       of a bundle: the model's service
     base | system packages | Python packages | Drivetrain | commands | project           of a project: the steps of a pipeline
 
-Nothing of it runs in a container, unless `cog.yaml` asks for system packages or commands.
+Nothing of it runs in a container, unless `cog.yaml` asks for system packages or commands, or a package has to be compiled.
 """
 
 from __future__ import annotations
 
+import functools
 import json
 import sys
 from collections.abc import Callable, Sequence
@@ -15,6 +16,7 @@ from pathlib import Path
 
 from drivetrain.backends.images import (
     Built,
+    Image,
     Layer,
     Recipe,
     Registry,
@@ -31,6 +33,7 @@ from drivetrain.backends.images import (
     unpacked,
 )
 from drivetrain.backends.images.cog import CogFile
+from drivetrain.backends.images.compiling import Ground
 from drivetrain.backends.images.contents import Contents
 from drivetrain.backends.images.opening import Base
 from drivetrain.backends.images.store import Store
@@ -60,6 +63,7 @@ class Builder:
         or registry does not answer.
         """
         told = cog.read(recipe.bundle)
+        _refuse_without_runner(recipe.bundle, told)
         lines = (*told.requirements, *runtime.requirements(recipe.grpc))
         wanted = Wanted(lines, told.python, _architecture(recipe), recipe.pins)
         contents = self._contents(told.python)
@@ -118,17 +122,29 @@ class Builder:
         """What stands below the user's files: the packages, the base, and all layers up to `cog.yaml`'s commands. `own` makes
         Drivetrain's layer for an interpreter."""
         kept = Wheels(self.store)
-        packages = kept.resolve(wanted)
-        base, lacking = self._base(recipe, told, [wheel.name for wheel in packages])
-        layers = list(base.layers)
-        first = [*commands.installing([*lacking, *told.system_packages]), *told.pre_install]
-        layers += self._ran(recipe, base, layers, first)
-        interpreter = base.python(told.python) if not lacking else f"/usr/bin/python{told.python}"
+        under = functools.cache(lambda names: self._under(recipe, told, names))
+
+        def ground(names: Sequence[str]) -> Ground:
+            base, layers, interpreter = under(tuple(names))
+            return Ground(self._running(recipe, base, layers), interpreter)
+
+        packages = kept.resolve(wanted, recipe.folder, ground)
+        base, below, interpreter = under(tuple(wheel.name for wheel in packages))
+        layers = list(below)
         self._say(f"{len(packages)} packages for Python {told.python}")
         layers += contents.packages(packages, kept)
         layers.append(own(interpreter))
         layers += self._ran(recipe, base, layers, told.commands)
         return packages, base, layers
+
+    def _under(
+        self, recipe: Recipe | StagesRecipe, told: CogFile, packages: Sequence[str]
+    ) -> tuple[Base, Sequence[Layer], str]:
+        """The base that packages of those names stand on, its layers and that of the system packages, and its Python's path."""
+        base, lacking = self._base(recipe, told, packages)
+        first = [*commands.installing([*lacking, *told.system_packages]), *told.pre_install]
+        layers = [*base.layers, *self._ran(recipe, base, base.layers, first)]
+        return base, layers, base.python(told.python) if not lacking else f"/usr/bin/python{told.python}"
 
     def _base(
         self, recipe: Recipe | StagesRecipe, told: CogFile, packages: Sequence[str]
@@ -143,10 +159,20 @@ class Builder:
     ) -> list[Layer]:
         if not wanted:
             return []
+        self._say(f"{len(wanted)} commands, in a container")
+        return [commands.layer(self._running(recipe, base, below), wanted, self.store, recipe.platform)]
+
+    def _running(self, recipe: Recipe | StagesRecipe, base: Base, layers: Sequence[Layer]) -> Image:
+        """An image of the layers to run commands in."""
         start = config.Start(["/bin/sh"], (), {}, _BIN, 0, serves=False)
-        image = config.image(self.store, recipe.platform, base.config, below, start, {}, {})
-        self._say(f"{len(wanted)} commands, in a container of buildah's")
-        return [commands.layer(image, wanted, self.store, recipe.platform)]
+        return config.image(self.store, recipe.platform, base.config, layers, start, {}, {})
+
+
+def _refuse_without_runner(bundle: Path, told: CogFile) -> None:
+    file, _, name = told.runner.rpartition(":")
+    if not name or not (bundle / file).is_file():
+        said = f"run names {told.runner}, and {file} is not in the bundle" if told.runner else "it has no `run:`"
+        raise StageError(said, where="cog.yaml", hint="such as `run: run.py:Runner`, with the file in the project")
 
 
 def _architecture(recipe: Recipe | StagesRecipe) -> str:

@@ -3,6 +3,10 @@
 An image's file system is read-only and belongs to root, so that what is not compiled beforehand is compiled again at each start.
 The files are marked as unchecked: their sources are in the same layer, and none is looked at when a module is imported. Run by
 itself, in a fresh process, since what was compiled before may show in the result; and so it imports nothing but the standard library.
+
+The bytes follow from the source and from the release of Python: its compiler lays out some jumps and line tables otherwise from one
+patch release to the next (of 21,035 files 76 differ between 3.11.2 and 3.11.7). How the code is written down makes no difference to
+that: without marshal's references the same 76 differ.
 """
 
 import importlib.util

@@ -109,7 +109,20 @@ def _texts(value: Any, key: str) -> tuple[str, ...]:
 def _commands(value: Any, key: str) -> tuple[str, ...]:
     if not isinstance(value, list):
         return _texts(value, key)
-    return _texts([entry.get("command") if isinstance(entry, dict) else entry for entry in value], key)
+    return tuple(_command(entry, key) for entry in value)
+
+
+def _command(entry: Any, key: str) -> str:
+    if not isinstance(entry, dict):
+        return _text(entry, key)
+    told = _mapping(entry, key, {"command", "mounts"})
+    if told.get("mounts"):
+        raise StageError(
+            f"{key} has mounts, and secret mounts are not supported",
+            where="cog.yaml",
+            hint="do what needs the secret beforehand: in a base of your own (package.base), or as wheels that `lock` names",
+        )
+    return _text(told.get("command"), key)
 
 
 def _flag(value: Any, key: str) -> bool:

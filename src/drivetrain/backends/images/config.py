@@ -94,7 +94,7 @@ def _run(base: Mapping[str, Any], start: Start, labels: Mapping[str, str]) -> di
         found["Entrypoint"] = list(start.entrypoint)
     if start.serves:
         found["ExposedPorts"] = {f"{PORT}/tcp": {}}
-        # Known to Docker and Podman; OCI's own specification has no such key, and Kubernetes asks by itself.
+        # Docker reads it. OCI's specification has no such key: podman passes it over, and Kubernetes asks by itself.
         found["Healthcheck"] = {
             "Test": ["CMD", start.entrypoint[0], "-c", _HEALTH],
             "Interval": 10 * _SECOND, "Timeout": 6 * _SECOND, "StartPeriod": 60 * _SECOND, "Retries": 3,

@@ -1,6 +1,6 @@
 """A registry spoken to: the requests of OCI's distribution API with credentials, and what can go wrong as errors of ours.
 
-The session, Docker's credentials and the exchange for tokens are those of the oras client library. Its own verbs are not used: they
+The session and the exchange of a password for tokens are those of the oras client library. Its own verbs are not used: they
 begin a blob that was cut off from the start or not at all, mount none from another repository, need two minutes of retries before they
 say that a password is wrong, and answer a registry that asks for a password as if it had asked for a token.
 """
@@ -15,12 +15,15 @@ import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
+from urllib.parse import urlsplit
 
 import oras.logger
 import requests
-from oras.container import Container
+from oras.auth.utils import parse_auth_header
 from oras.provider import Registry as OrasClient
 
+from drivetrain.backends.images import credentials as kept
+from drivetrain.backends.images.credentials import Credentials
 from drivetrain.backends.images.references import Ref
 from drivetrain.errors import SystemFault, Unavailable
 
@@ -28,8 +31,6 @@ CERTIFICATES = (Path("/etc/docker/certs.d"), Path("/etc/containers/certs.d"))
 """Where Docker and podman look for the certificate authority of a host, as `HOST[:PORT]/*.crt`."""
 _TIMEOUT = (10.0, 300.0)
 """Seconds to connect, and between two bytes: a registry may digest a blob of many gigabytes before it says that it has it."""
-_HUB_KEY = "https://index.docker.io/v1/"
-"""Under this name Docker keeps the credentials for its own hub."""
 _SPACE = re.compile(r"no space left|disk quota|disk full", re.I)
 
 
@@ -51,13 +52,15 @@ class Connection:
         oras.logger.logger.set_level(logging.CRITICAL)  # what it would say is in our errors
         self.host = ref.host
         self._client = OrasClient(hostname=ref.api)
+        self._certificates = certificates
         self._authority = _authority(ref.host, certificates)
         self._client.session.headers["User-Agent"] = "drivetrain"
         # This machine is behind no proxy of its own; and a password in ~/.netrc would replace the token that is sent.
         self._client.session.trust_env = not ref.is_local
         self._client.session.auth = _as_it_is
-        self._credentials = credentials
-        self._loaded = False
+        self._files = credentials
+        self._known: Credentials | None = None
+        """Found when the registry first wants some: to look costs a process where there is a credential helper."""
         self._headers: dict[str, str] = {}
         """The header `Authorization` by repository: tokens are for one each."""
         self.address = f"{self._scheme(ref)}://{ref.api}"
@@ -143,45 +146,77 @@ class Connection:
         """What the registry wants as the header `Authorization`. Raises `SystemFault` if there are no credentials, or if who gives
         tokens refuses them."""
         challenge = answer.headers.get("Www-Authenticate", "")
-        self._load()
-        known = getattr(self._client.auth, "_basic_auth", None)
-        found: str | None = f"Basic {known}" if known else None
-        if not challenge.lower().startswith("basic"):
-            found = self._token(answer, bool(known))
+        known = self._load()
+        if challenge.lower().startswith("basic"):
+            found = f"Basic {known.basic}" if known.basic else None
+        elif known.identity:
+            found = self._exchanged(challenge, known.identity)
+        else:
+            found = self._token(answer, challenge, bool(known.basic))
         if found is None:
-            raise SystemFault(f"the registry {self.host} wants credentials, and there are none here", hint=self._login)
+            raise SystemFault(
+                f"the registry {self.host} wants credentials, and {known.lacking}", hint=known.hint or self._login
+            )
         return found
 
-    def _token(self, answer: Answer, is_known: bool) -> str | None:
+    def _token(self, answer: Answer, challenge: str, is_known: bool) -> str | None:
         auth = self._client.auth
+        host = _host(parse_auth_header(challenge).realm)
+        auth._tls_verify = _authority(host, self._certificates)
         auth.token = None  # the one from before is for another repository, or has expired
-        try:
+        with self._gives_tokens(host):
             headers, has_one = auth.authenticate_request(answer, {})
-        except requests.exceptions.RequestException as error:
-            raise Unavailable(f"who gives tokens for {self.host} does not answer: {_innermost(error)}") from error
-        except (ValueError, AttributeError) as error:
-            raise SystemFault(f"the registry {self.host} asks for credentials in a way that is not known") from error
         if has_one:
             return str(headers["Authorization"])
         if is_known:
             raise SystemFault(f"no token for {self.host}: the credentials are refused", hint=self._login)
         return None
 
-    def _load(self) -> None:
-        """Has the client know the credentials: those of the first file that has some for this registry."""
-        auth, names = self._client.auth, [_HUB_KEY] if self.host == "docker.io" else [self.host, f"https://{self.host}"]
-        for path in () if self._loaded else self._credentials:
-            try:
-                told = json.loads(path.read_bytes()) if path.is_file() else {}
-                # The library would mix all files, and Docker's own among them, in an order of chance.
-                auth._auth_config = {name: told.get(name) or {} for name in ("auths", "credHelpers", "credsStore")}
-                for name in names:
-                    auth.load_configs(Container("any", registry=name))
-            except (ValueError, KeyError, AttributeError, OSError) as error:
-                raise SystemFault(f"the credentials in {path} cannot be read: {error}") from error
-            if getattr(auth, "_basic_auth", None):
-                break
-        self._loaded = True
+    def _exchanged(self, challenge: str, identity: str) -> str:
+        """A token for an identity token: the OAuth2 grant of https://distribution.github.io/distribution/spec/auth/oauth/."""
+        asked = parse_auth_header(challenge)
+        form = {"grant_type": "refresh_token", "client_id": "drivetrain", "refresh_token": identity}
+        form |= {name: value for name, value in (("service", asked.service), ("scope", asked.scope)) if value}
+        host = _host(asked.realm)
+        with self._gives_tokens(host):
+            answer = self._client.session.post(
+                asked.realm,
+                data=form,
+                timeout=_TIMEOUT,
+                verify=_authority(host, self._certificates),
+                allow_redirects=False,
+            )
+            token = answer.json().get("access_token") if answer.status_code == 200 else None
+        if answer.status_code >= 500:
+            raise Unavailable(f"who gives tokens for {self.host} answers {answer.status_code}")
+        if not token:
+            raise SystemFault(
+                f"no token for {self.host}: the identity token is refused ({answer.status_code})", hint=self._login
+            )
+        return f"Bearer {token}"
+
+    @contextlib.contextmanager
+    def _gives_tokens(self, host: str) -> Iterator[None]:
+        """Turns what goes wrong with who gives tokens, who may be the registry itself or another `host`, into errors of ours."""
+        try:
+            yield
+        except requests.exceptions.SSLError as error:
+            raise SystemFault(
+                f"who gives tokens for {self.host} has a certificate that is not trusted: {_innermost(error)}",
+                hint=f"put its authority's certificate to {CERTIFICATES[0]}/{host}/ca.crt",
+            ) from error
+        except (ValueError, AttributeError) as error:  # an address that is none, or an answer that is no JSON
+            raise SystemFault(f"the registry {self.host} asks for credentials in a way that is not known") from error
+        except requests.exceptions.RequestException as error:
+            raise Unavailable(f"who gives tokens for {self.host} does not answer: {_innermost(error)}") from error
+
+    def _load(self) -> Credentials:
+        if self._known is None:
+            self._known = kept.find(self.host, self._files)
+            if self._known.basic:
+                # The library would look for them in all files, Docker's own among them, in an order of chance.
+                self._client.auth._basic_auth = self._known.basic
+        return self._known
 
     @property
     def _login(self) -> str:
@@ -195,10 +230,12 @@ class Connection:
         what = f"the registry {self.host} answers {status} to {method} {_path(answer)}: {told or answer.reason}"
         if _SPACE.search(told):
             return SystemFault(f"the registry {self.host} has no space left", hint="make room there, then push again")
-        if status == 401:
-            return SystemFault(f"the registry {self.host} refuses the credentials", hint=self._login)
-        if status == 403:
-            return SystemFault(f"the registry {self.host} refuses: {told or answer.reason}", hint=self._login)
+        if status in (401, 403):
+            said = f"refuses: {told or answer.reason}" if status == 403 else "refuses the credentials"
+            if self._known is not None and self._known.hint:  # there are none, and there should be
+                said = f"refuses: {told or answer.reason}; {self._known.lacking}"
+            hint = self._known.hint if self._known is not None else ""
+            return SystemFault(f"the registry {self.host} {said}", hint=hint or self._login)
         if status in (408, 429) or status >= 500:
             return Unavailable(what)
         return SystemFault(what)
@@ -208,8 +245,13 @@ def _as_it_is(request: requests.PreparedRequest) -> requests.PreparedRequest:
     return request
 
 
+def _host(realm: str | None) -> str:
+    """Of who gives tokens."""
+    return urlsplit(realm or "").netloc
+
+
 def _authority(host: str, certificates: Sequence[Path]) -> bool | str:
-    for directory in certificates:
+    for directory in certificates if host else ():
         for path in sorted((directory / host).glob("*.crt")) if (directory / host).is_dir() else ():
             return str(path)
     return True

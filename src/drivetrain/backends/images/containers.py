@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 import json
+import os
+import re
+import secrets
 import shutil
 import subprocess
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from drivetrain.backends.images.config import PORT
 from drivetrain.errors import ServingError, StageError, SystemFault
 
+_HERE = re.compile(r"(localhost|127\.[0-9.]+|\[::1\])(:[0-9]+)?/")
+_TOKEN = "DRIVETRAIN_TOKEN"
+"""The replica's own variable, which it hands on to no model."""
 _STOP = 10
 """Seconds that a container is given to answer what it has begun."""
 
@@ -19,7 +26,7 @@ _STOP = 10
 class Container:
     """A container that was started; `port` of this machine leads to the service in it."""
 
-    id: str
+    name: str
     port: int
 
 
@@ -47,38 +54,53 @@ class Containers:
         # Relative, since a name is made of the whole path, and not every path can be one.
         return self._run("pull", "--quiet", f"oci:{layout.name}", cwd=layout.parent)
 
-    def start(self, image: str, host: str, port: int) -> Container:
-        """Starts a container of the image, by id or reference; `port` 0 is any free one of the address `host`."""
-        place = f"{host}:{port or ''}:{PORT}"
-        words = ("--detach", "--read-only", "--tmpfs", "/tmp", "--publish", place, image)
-        found = self._run("run", *words).splitlines()[-1]
+    def start(self, image: str, host: str, port: int, token: str) -> Container:
+        """Starts a container of the image, by id or reference; `port` 0 is any free one of the address `host`, and `token` the bearer
+        token that changes need there. Raises `ServingError` if it ends at once; nothing is left of it then."""
+        name = f"drivetrain-{secrets.token_hex(6)}"
+        address = {"localhost": "127.0.0.1"}.get(host, f"[{host}]" if ":" in host else host)
+        words = ["--detach", "--name", name, "--read-only", "--tmpfs", "/tmp", "--env", _TOKEN]
+        words += ["--publish", f"{address}:{port or ''}:{PORT}"]
+        if self._is_podman and _HERE.match(image):
+            words.append("--tls-verify=false")  # a registry here may do without TLS, as Docker has it by itself
         try:
-            told = self._run("port", found, str(PORT)).splitlines()[0]
-        except SystemFault as error:
-            raise ServingError(f"the container ended at once: {self.logs(found)}") from error
-        return Container(found, int(told.rpartition(":")[2]))
+            # By name, so that the value stands in no command line.
+            self._run("run", *words, image, variables={_TOKEN: token})
+            try:
+                told = self._run("port", name, str(PORT)).splitlines()[0]
+            except (SystemFault, IndexError) as error:
+                raise ServingError(f"the container ended at once: {self.logs(name)}") from error
+        except BaseException:
+            self._remove(name)
+            raise
+        return Container(name, int(told.rpartition(":")[2]))
 
     def is_running(self, container: Container) -> bool:
         """Whether the container still runs."""
-        told = json.loads(self._run("inspect", "--format", "{{json .State.Running}}", container.id))
+        told = json.loads(self._run("inspect", "--format", "{{json .State.Running}}", container.name))
         return bool(told)
 
-    def logs(self, identity: str) -> str:
+    def logs(self, name: str) -> str:
         """The end of what the container printed."""
         ended = subprocess.run(
-            [self._program, "logs", "--tail", "20", identity], capture_output=True, text=True, check=False
+            [self._program, "logs", "--tail", "20", name], capture_output=True, text=True, check=False
         )
         return (ended.stdout + ended.stderr).strip()
 
     def stop(self, container: Container) -> None:
         """Ends the container when it has answered what it has begun, and removes it."""
-        self._run("stop", "--time", str(_STOP), container.id)
-        self._run("rm", "--force", container.id)
+        self._run("stop", "--time", str(_STOP), container.name)
+        self._run("rm", "--force", container.name)
 
-    def _run(self, *words: str, cwd: Path | None = None) -> str:
+    def _remove(self, name: str) -> None:
+        """Removes what there is of a container, if anything."""
+        subprocess.run([self._program, "rm", "--force", name], capture_output=True, check=False)
+
+    def _run(self, *words: str, cwd: Path | None = None, variables: Mapping[str, str] | None = None) -> str:
         ended = subprocess.run(
-            [self._program, *words], capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL, cwd=cwd
-        )
+            [self._program, *words], capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL, cwd=cwd,
+            env=os.environ | (variables or {}),
+        )  # fmt: skip
         if ended.returncode != 0:
             name = Path(self._program).name
             raise SystemFault(f"{name} {words[0]} ended with {ended.returncode}: {ended.stderr.strip()[-500:]}")

@@ -37,7 +37,8 @@ class Contents:
         self._site = unpacked.site_packages(python)
         self._compiled = store.root / "compiled"
         self._compiled.mkdir(exist_ok=True)
-        self.compiles = unpacked.interpreter(python) is not None
+        self._compiler = unpacked.interpreter(python)
+        self.compiles = self._compiler is not None
         """Whether Python files are compiled beforehand; not where this machine has no Python of that version."""
 
     def packages(self, found: Sequence[Wheel], kept: Wheels) -> list[Layer]:
@@ -52,7 +53,7 @@ class Contents:
 
     def _parts(self, found: Sequence[Wheel], extra: Sequence[Entry]) -> list[object]:
         told = [[entry.name, hashlib.sha256(entry.open().read()).hexdigest()] for entry in extra]
-        return [self._python, self.compiles, [wheel.sha256 for wheel in found], told]
+        return [self._python, self._release, [wheel.sha256 for wheel in found], told]
 
     def _known(self, found: Sequence[Wheel]) -> bool:
         return self._store.known("package", self._parts(found, []))
@@ -69,19 +70,24 @@ class Contents:
 
         return self._store.layer(made, self._parts(found, extra), fill)
 
+    @property
+    def _release(self) -> str:
+        """Of the Python that compiles, on which the bytes of some compiled files depend; empty where none does."""
+        return self._compiler.release if self._compiler is not None else ""
+
     def _compile_wheels(self, found: Iterable[Wheel], kept: Wheels) -> None:
-        if not self.compiles:
+        if self._compiler is None:
             return
         todo = [wheel for wheel in found if not self._compiled_path(wheel.sha256).is_file()]
         with contextlib.ExitStack() as stack:
             targets = [stack.enter_context(self._store.scratch()) for _ in todo]
             pairs = [(kept.path(wheel), target) for wheel, target in zip(todo, targets, strict=True)]
-            unpacked.compile_all(pairs, self._python, self._site)
+            unpacked.compile_all(pairs, self._compiler, self._site)
             for wheel, target in zip(todo, targets, strict=True):
                 os.replace(target, self._compiled_path(wheel.sha256))
 
     def _compiled_path(self, sha256: str) -> Path:
-        return self._compiled / f"{sha256}.{self._python}.zip"
+        return self._compiled / f"{sha256}.{self._release}.zip"
 
     def _compiled_of(self, sha256: str, stack: contextlib.ExitStack) -> ZipFile | None:
         return stack.enter_context(unpacked.opened(self._compiled_path(sha256))) if self.compiles else None
@@ -145,7 +151,7 @@ class Contents:
         """A layer of small files, its Python files compiled beside them."""
         digests = {entry.name: entry.link or ("shared" if entry.shared else _digest(entry)) for entry in entries}
         modes = [entry.name for entry in entries if entry.executable]
-        parts: list[object] = [self._python, self.compiles, digests, modes]
+        parts: list[object] = [self._python, self._release, digests, modes]
 
         def fill(sink: Sink) -> None:
             with contextlib.ExitStack() as stack:
@@ -155,14 +161,14 @@ class Contents:
 
     def _compile_entries(self, entries: Sequence[Entry], stack: contextlib.ExitStack) -> Iterator[Entry]:
         sources = [entry for entry in entries if entry.name.endswith(".py") and not entry.link]
-        if not self.compiles or not sources:
+        if self._compiler is None or not sources:
             return
         source, target = stack.enter_context(self._store.scratch()), stack.enter_context(self._store.scratch())
         with ZipFile(source, "w", ZIP_STORED) as file:
             for entry in sources:
                 with entry.open() as stream:
                     file.writestr(ZipInfo(entry.name), stream.read())
-        unpacked.compile_all([(source, target)], self._python, "")
+        unpacked.compile_all([(source, target)], self._compiler, "")
         compiled = stack.enter_context(unpacked.opened(target))
         yield from (_member(compiled, info) for info in compiled.infolist())
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,10 +14,11 @@ from typing import Any
 from drivetrain.backends.images import Built, Image, Pushed, Recipe, Registry, StagesRecipe, layout, references
 from drivetrain.backends.images.builder import Builder
 from drivetrain.backends.images.references import Ref
-from drivetrain.errors import StageError
+from drivetrain.errors import StageError, SystemFault
 
 _BASE_NAME = "org.opencontainers.image.base.name"
 _WEIGHTS = "-weights"
+_NO_ROOM = frozenset((errno.ENOSPC, errno.EDQUOT, errno.EFBIG))
 
 
 class OciImages:
@@ -27,15 +30,18 @@ class OciImages:
 
     def build(self, recipe: Recipe, say: Callable[[str], None]) -> Built:
         """See `Images`."""
-        return Builder(self._store, self._registry, say).build(recipe)
+        with self._room():
+            return Builder(self._store, self._registry, say).build(recipe)
 
     def build_stages(self, recipe: StagesRecipe, say: Callable[[str], None]) -> Built:
         """See `Images`."""
-        return Builder(self._store, self._registry, say).build_stages(recipe)
+        with self._room():
+            return Builder(self._store, self._registry, say).build_stages(recipe)
 
     def write(self, image: Image, folder: Path, tag: str) -> Path:
         """See `Images`."""
-        return layout.write(image, folder, tag)
+        with self._room():
+            return layout.write(image, folder, tag)
 
     def push(self, built: Built, ref: str) -> Pushed:
         """See `Images`."""
@@ -57,7 +63,10 @@ class OciImages:
         digest = registry.resolve(ref)
         if digest is None:
             raise StageError(f"there is no image {ref}")
-        told = json.loads(registry.manifest(ref))
+        try:
+            told = json.loads(registry.manifest(ref))
+        except KeyError as error:  # deleted since it was resolved
+            raise StageError(f"there is no image {ref}") from error
         if "config" not in told:
             raise StageError(
                 f"{ref} is no image for one platform", hint="name it by the digest of one platform's image"
@@ -65,6 +74,19 @@ class OciImages:
         with tempfile.TemporaryDirectory(prefix="drivetrain-") as directory:
             path = registry.blob(ref, told["config"]["digest"], Path(directory) / "config")
             return digest, json.loads(path.read_bytes())
+
+    @contextmanager
+    def _room(self) -> Iterator[None]:
+        """Raises `SystemFault` where a disk is full."""
+        try:
+            yield
+        except OSError as error:
+            if error.errno not in _NO_ROOM:
+                raise
+            raise SystemFault(
+                f"there is no room for the image: {error.strerror}",
+                hint=f"what is in {self._store} is made again when it is needed, and may be removed; XDG_CACHE_HOME has it elsewhere",
+            ) from error
 
 
 def _of_weights(ref: Ref, weights: Image) -> str:

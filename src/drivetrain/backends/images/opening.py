@@ -112,13 +112,13 @@ def _from_registry(name: str, platform: str, store: Store, registry: Registry) -
     digest, repository = registry.resolve(name), _repository(name)
     if digest is None:
         raise StageError(f"there is no image {name}, which the base is to be")
-    manifest = registry.manifest(f"{repository}@{digest}")
+    manifest = _manifest(name, f"{repository}@{digest}", registry)
     told = json.loads(manifest)
     if "manifests" in told:
         fitting = layout.of_platform(told["manifests"], platform)
         if not fitting:
             raise StageError(f"the base {name} is not there for {platform}")
-        manifest = registry.manifest(f"{repository}@{fitting[0]['digest']}")
+        manifest = _manifest(name, f"{repository}@{fitting[0]['digest']}", registry)
 
     def fetched(blob: Blob) -> Blob:
         if not store.holds(blob):
@@ -127,6 +127,16 @@ def _from_registry(name: str, platform: str, store: Store, registry: Registry) -
         return Blob(blob.digest, blob.size, blob.media_type, store.path(blob.digest))
 
     return layout.parsed(manifest, fetched)
+
+
+def _manifest(name: str, ref: str, registry: Registry) -> bytes:
+    try:
+        return registry.manifest(ref)
+    except KeyError as error:
+        raise StageError(
+            f"the base {name} is not whole: its registry has no manifest {ref.partition('@')[2]}",
+            hint="copy it there with every platform that its index names (skopeo copy --multi-arch=all)",
+        ) from error
 
 
 def _repository(reference: str) -> str:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import configparser
 import os
+import platform
 import shutil
 import stat
 import subprocess
 import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import IO
 from zipfile import BadZipFile, ZipFile, ZipInfo
@@ -20,6 +22,8 @@ from drivetrain.errors import StageError, SystemFault
 
 HOME = "opt/venv"
 """The image's virtual environment, relative to its root: it belongs to the image whatever Python the base has."""
+_WHO = "import platform, sys; print(sys.executable); print(platform.python_version())"
+"""What is found on the PATH may be a shim, which needs the whole environment and may stand for another Python."""
 
 
 def site_packages(python: str) -> str:
@@ -98,20 +102,39 @@ def console_scripts(entry_points: str) -> Iterator[Entry]:
 # compiled
 
 
-def interpreter(python: str) -> str | None:
-    """A Python of that version on this machine; None where there is none, and then nothing can be compiled for it."""
+@dataclass(frozen=True, slots=True)
+class Interpreter:
+    """A Python of this machine. `release` is its whole version, such as `3.11.7`: some files become other bytecode with the next."""
+
+    program: str
+    release: str
+
+
+def interpreter(python: str) -> Interpreter | None:
+    """A Python of that version (`MAJOR.MINOR`) on this machine: that which runs, or else the first on the PATH.
+
+    None where there is none, or where it does not start: then nothing can be compiled for it.
+    """
     if python == f"{sys.version_info.major}.{sys.version_info.minor}":
-        return sys.executable
-    return shutil.which(f"python{python}")
+        return Interpreter(sys.executable, platform.python_version())
+    found = shutil.which(f"python{python}")
+    if found is None:
+        return None
+    try:
+        told = subprocess.run([found, "-I", "-S", "-c", _WHO], capture_output=True, text=True, check=True, timeout=60)
+        program, release = told.stdout.splitlines()
+    except (OSError, subprocess.SubprocessError, ValueError):
+        return None
+    return Interpreter(program, release) if release.startswith(f"{python}.") else None
 
 
-def compile_all(sources: list[tuple[Path, Path]], python: str, prefix: str) -> None:
-    """For each (zip file, target) the compiled form of its Python files, a process for each, several at once."""
-    program = interpreter(python)
-    if program is None:
-        raise SystemFault(f"there is no Python {python} on this machine to compile for it")
+def compile_all(sources: list[tuple[Path, Path]], by: Interpreter, prefix: str) -> None:
+    """For each (zip file, target) the compiled form of its Python files, a process for each, several at once.
+
+    Raises `SystemFault` if the interpreter fails at one.
+    """
     with ThreadPoolExecutor(max_workers=os.cpu_count() or 1) as pool:
-        for done in [pool.submit(_compile, program, source, target, prefix) for source, target in sources]:
+        for done in [pool.submit(_compile, by.program, source, target, prefix) for source, target in sources]:
             done.result()
 
 

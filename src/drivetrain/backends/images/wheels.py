@@ -1,7 +1,7 @@
 """Wheels: the Python packages of an image, resolved for its platform and never run here.
 
-pip resolves and downloads (`--only-binary`); a package that has no wheel for the platform would have to be compiled, and is refused.
-Of a whole lock file with digests, a package that comes as source alone is built into a wheel (`sdists`).
+pip resolves and downloads (`--only-binary`); a package that has no wheel for the platform is refused. Of a whole lock file with
+digests, a package that comes as source alone is built into a wheel (`sdists`), or compiled in a container of the base (`compiling`).
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import re
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from email.parser import BytesParser
 from pathlib import Path
@@ -23,7 +23,9 @@ from zipfile import ZipFile
 from packaging.requirements import InvalidRequirement, Requirement
 from packaging.utils import canonicalize_name, parse_wheel_filename
 
-from drivetrain.backends.images import Wheel, locks, sdists
+from drivetrain.backends.images import Wheel, compiling, locks, sdists
+from drivetrain.backends.images.compiling import Ground
+from drivetrain.backends.images.sdists import Place
 from drivetrain.backends.images.store import Store
 from drivetrain.errors import StageError, SystemFault, Unavailable
 from drivetrain.records import digest as digest_of
@@ -35,7 +37,20 @@ GLIBC = 28
 _UNREACHABLE = re.compile(r"Connection|Max retries|Timeout|timed out|Temporary failure|Name or service not known", re.I)
 _NO_WHEEL = re.compile(r"No matching distribution found for (\S+)")
 _NOT_THERE = re.compile(r"Cannot install (\S+) because")
+_SCRIPT = re.compile(r"subprocess-exited-with-error|metadata-generation-failed")
 _NO_SUCH = re.compile(r"from versions: none")
+
+
+class _NotBuilt(StageError):
+    """A package's build script does not run here."""
+
+
+class _NoWheel(StageError):
+    """There is no wheel that meets a requirement."""
+
+    def __init__(self, message: str, requirement: str, *, hint: str) -> None:
+        super().__init__(message, hint=hint)
+        self.requirement = requirement
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,31 +83,96 @@ class Wheels:
         """Where the wheel lies: in a directory named for its digest, under its own name."""
         return self._place / wheel.sha256 / wheel.file
 
-    def resolve(self, wanted: Wanted) -> Sequence[Wheel]:
+    def resolve(
+        self, wanted: Wanted, folder: Path | None = None, ground: Callable[[Sequence[str]], Ground] | None = None
+    ) -> Sequence[Wheel]:
         """The wheels, by name; those from before where nothing that is asked for has changed.
 
+        Paths in the requirements are relative to `folder` (None: to where the process is). `ground` gives what packages are compiled
+        on, for the names of all that were found; None: none is.
+
         Raises `StageError` for requirements that contradict each other, have no wheel for the platform or are not whole, `Unavailable`
-        if no package index answers, `SystemFault` if there is no pip.
+        if no package index answers, `SystemFault` if there is no pip; and what `ground` raises.
         """
-        key = digest_of(["wheels", asdict(wanted), GLIBC])
+        key = digest_of(["wheels", asdict(wanted), GLIBC, _beside(wanted, folder or Path.cwd())])
+        noted = self._store.note(key)
+        if isinstance(noted, dict) and ground is not None:
+            # Some of them were compiled: which they are depends on the ground.
+            key = _on(ground(noted["names"]), key)
         known = self._known(key)
         if known is not None:
             return known
         _checked(wanted.requirements)
         with tempfile.TemporaryDirectory(prefix="resolving-", dir=self._store.root) as directory:
             place = Path(directory)
-            _download(wanted, place)
-            sources = _build(wanted, place)
+            at = Place(folder or Path.cwd(), place / "constraints.txt", _places(wanted))
+            try:
+                _download(wanted, place, at.folder)
+            except _NotBuilt as refused:
+                if ground is None or not wanted.may_build or not compiling.runs_here(wanted.architecture):
+                    raise
+                self._fetch(wanted, place, at, ground, refused)
+            sources, compiled_on = self._build(wanted, place / "found", at, ground)
             while lacking := _lacking(place / "found", wanted):
                 if wanted.whole:
                     raise _gaps(lacking)
                 wanted = replace(wanted, requirements=(*wanted.requirements, *sorted(lacking)))
-                _download(wanted, place)
+                _download(wanted, place, at.folder)
             hashes = locks.hashes(wanted.pins)
             found = [self._keep(path, hashes, sources.get(path.name, "")) for path in sorted(place.glob("found/*.whl"))]
         found.sort(key=lambda wheel: wheel.name)
+        if compiled_on is not None and not isinstance(noted, dict):
+            self._store.keep_note(key, {"names": [wheel.name for wheel in found]})
+            key = _on(compiled_on, key)
         self._store.keep_note(key, [asdict(wheel) for wheel in found])
         return found
+
+    def _fetch(
+        self, wanted: Wanted, place: Path, at: Place, ground: Callable[[Sequence[str]], Ground], refused: StageError
+    ) -> None:
+        """Finds what has a wheel here, and the sources of all else in a container: their build scripts do not run here. Raises `refused`
+        if nothing lacks a wheel."""
+        wheels, sources = wanted.requirements, list[str]()
+        while True:
+            try:
+                _download(replace(wanted, requirements=wheels), place, at.folder, binary=True)
+                break
+            except _NoWheel as error:
+                lacking = _lines_of(error.requirement, wheels)
+                if not lacking:
+                    raise
+                sources += lacking
+                wheels = [line for line in wheels if line not in lacking]
+        if not sources:
+            raise refused
+        below = ground(sorted(_name(line) for line in wanted.requirements if not line.startswith("-")))
+        (place / "found").mkdir(exist_ok=True)
+        for line in sources:
+            try:
+                compiling.source(line, place / "found", below, at, self._store)
+            except StageError as error:
+                raise _nowhere(refused, error) from error
+
+    def _build(
+        self, wanted: Wanted, found: Path, at: Place, ground: Callable[[Sequence[str]], Ground] | None
+    ) -> tuple[Mapping[str, str], Ground | None]:
+        """Builds wheels of the sources that were found: each one's name and its source's digest, and what any was compiled on."""
+        sources = [path for path in sorted(found.glob("*")) if path.name.endswith(sdists.SUFFIXES)]
+        made: dict[str, str] = {}
+        compiled_on: Ground | None = None
+        for path in sources:
+            try:
+                wheel = sdists.wheel(path, found, at)
+            except StageError as refused:
+                if ground is None or not compiling.runs_here(wanted.architecture):
+                    raise
+                compiled_on = compiled_on or ground(_names(found))
+                try:
+                    wheel = compiling.wheel(path, found, compiled_on, at, self._store)
+                except StageError as error:
+                    raise _nowhere(refused, error) from error
+            made[wheel.name] = _sha256(path)
+        return made, compiled_on
 
     def _known(self, key: str) -> Sequence[Wheel] | None:
         told = self._store.note(key)
@@ -167,10 +247,45 @@ def _needs(path: Path) -> list[Requirement]:
     return [Requirement(line) for line in told.get_all("Requires-Dist", [])]
 
 
-def _build(wanted: Wanted, place: Path) -> Mapping[str, str]:
-    """Builds wheels of the sources that were found; each one's name, and its source's digest."""
-    sources = [path for path in sorted(place.glob("found/*")) if path.name.endswith(sdists.SUFFIXES)]
-    return {sdists.wheel(path, place / "found", place / "constraints.txt").name: _sha256(path) for path in sources}
+def _names(found: Path) -> Sequence[str]:
+    """The packages that lie in the directory, as wheel or as source, by name."""
+    wheels = {str(parse_wheel_filename(path.name)[0]) for path in found.glob("*.whl")}
+    sources = {path.name.rpartition("-")[0] for path in found.iterdir() if path.name.endswith(sdists.SUFFIXES)}
+    return sorted({*wheels, *(str(canonicalize_name(name)) for name in sources)})
+
+
+def _lines_of(requirement: str, lines: Sequence[str]) -> list[str]:
+    wanted = canonicalize_name(Requirement(requirement).name)
+    return [line for line in lines if not line.startswith("-") and _name(line) == wanted]
+
+
+def _name(line: str) -> str:
+    return str(canonicalize_name(Requirement(line.partition(" --hash")[0]).name))
+
+
+def _nowhere(refused: StageError, error: StageError) -> StageError:
+    return StageError(
+        f"{refused.message}; and in a container of the base that failed: {error.message}",
+        hint="build.system_packages of cog.yaml has to name what it is compiled with, such as gcc and Python's headers",
+    )
+
+
+def _places(wanted: Wanted) -> Sequence[str]:
+    return [line for line in wanted.requirements if line.startswith(locks.PLACES)]
+
+
+def _beside(wanted: Wanted, folder: Path) -> Sequence[object]:
+    """What lies in the folders that the requirements name by a relative path: another project means others by the same name."""
+    named = [
+        line.partition("=")[2] or line.partition(" ")[2] for line in _places(wanted) if not line.startswith("--index")
+    ]
+    places = [folder / name.strip() for name in named if "://" not in name and not Path(name.strip()).is_absolute()]
+    files = [path for place in places if place.is_dir() for path in sorted(place.iterdir())]
+    return [[path.name, path.stat().st_size, path.stat().st_mtime_ns] for path in files]
+
+
+def _on(ground: Ground, key: str) -> str:
+    return digest_of([key, ground.image.digest, ground.python])
 
 
 def _sha256(path: Path) -> str:
@@ -181,24 +296,25 @@ def _sha256(path: Path) -> str:
 # pip
 
 
-def _download(wanted: Wanted, place: Path) -> None:
+def _download(wanted: Wanted, place: Path, folder: Path, *, binary: bool = False) -> None:
     if importlib.util.find_spec("pip") is None:
         raise SystemFault("there is no pip here to find packages with", hint=f"{sys.executable} -m ensurepip")
     (place / "requirements.txt").write_text("\n".join(wanted.requirements) + "\n", encoding="utf-8")
     (place / "constraints.txt").write_text(locks.constraints(wanted.pins), encoding="utf-8")
     digits = wanted.python.replace(".", "")
     command = [
-        sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-input",
+        # -P: modules that lie in the project's folder are none of pip's.
+        sys.executable, "-P", "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-input",
         "--dest", str(place / "found"), "--requirement", str(place / "requirements.txt"),
         "--implementation", "cp", "--python-version", wanted.python,
         *(("--no-deps",) if wanted.whole else ("--constraint", str(place / "constraints.txt"))),
-        *(() if wanted.may_build else ("--only-binary=:all:",)),
+        *(() if wanted.may_build and not binary else ("--only-binary=:all:",)),
         *(word for abi in (f"cp{digits}", "abi3", "none") for word in ("--abi", abi)),
         *(word for tag in platform_tags(wanted.architecture) for word in ("--platform", tag)),
     ]  # fmt: skip
     ended = subprocess.run(
         command, capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL,
-        env=sdists.environment(place / "constraints.txt") if wanted.may_build else None,
+        env=sdists.environment(place / "constraints.txt") if wanted.may_build else None, cwd=folder,
     )  # fmt: skip
     if ended.returncode != 0:
         raise _failure(ended.stderr, wanted)
@@ -216,8 +332,9 @@ def _failure(said: str, wanted: Wanted) -> StageError | SystemFault:
     if _UNREACHABLE.search(said):
         return Unavailable(f"no package index answers: {told}")
     if lacking is None:
-        return StageError(f"the requirements cannot be met for {where}: {told}")
+        kind = _NotBuilt if _SCRIPT.search(said) else StageError
+        return kind(f"the requirements cannot be met for {where}: {told}")
     hint = "another version may have one; or build it (`pip wheel`) and name its folder with --find-links in the requirements"
     if _NO_SUCH.search(said):
         hint = f"nothing of that name is there as a wheel; {hint}"
-    return StageError(f"{lacking[1]} has no wheel for {where}: {told}", hint=hint)
+    return _NoWheel(f"{lacking[1]} has no wheel for {where}: {told}", lacking[1], hint=hint)
