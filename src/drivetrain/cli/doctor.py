@@ -160,9 +160,9 @@ def _project(where: Path, driver: machine.Driver | None) -> Iterator[Finding]:
 
 def _ports(part: ServingPart) -> Iterator[Finding]:
     """Whether the ports that the service is to have are free."""
-    for port in (part.port, part.grpc_port):
+    for key, port in (("port", part.port), ("grpc_port", part.grpc_port)):
         if port:
-            yield _tried(f"port {port}", partial(_free, part.host, port))
+            yield _tried(f"port {port}", partial(_free, part.host, port, key))
 
 
 def _asked_of_gpus(opened: project.Project, driver: machine.Driver | None) -> Iterator[Finding]:
@@ -213,9 +213,9 @@ def _objects(opened: project.Project) -> str:
     return opened.objects_url
 
 
-def _free(host: str, port: int) -> str:
+def _free(host: str, port: int, key: str) -> str:
     if not process.is_free(host, port):
-        raise process.port_taken(host, port)
+        raise process.port_taken(host, port, key)
     return f"free on {host}"
 
 

@@ -8,6 +8,9 @@ from pydantic import Field, field_validator, model_validator
 
 from drivetrain.definition.values import Duration, Part, Size, split_function
 
+DEFAULT_RUNNER = "run.py:Runner"
+"""Where the runner is that a bundle is given if the definition names none."""
+
 
 class Scale(Part):
     """How many replicas serve, by Knative's autoscaler and in its terms."""
@@ -63,6 +66,11 @@ class Canary(Part):
     limit: Duration = Field(
         default="1d", validate_default=True, description="A rollout that is undecided after this is rolled back."
     )
+    most_requests: int | None = Field(
+        None,
+        ge=1,
+        description="So is one that is undecided after so many answers of the candidate. None: however many.",
+    )
     alpha: float = Field(0.05, gt=0, lt=1, description="Chance of rolling back a candidate that is no worse.")
     failures: float = Field(
         0.005, ge=0, lt=1, description="By how much the candidate's share of failed answers may exceed the champion's."
@@ -79,6 +87,20 @@ class Canary(Part):
         if not self.steps or self.steps[-1] != 100 or sorted(set(self.steps)) != self.steps or self.steps[0] < 1:
             raise ValueError("the steps have to rise from 1 or more to 100, such as [5, 25, 50, 100]")
         return self
+
+    @model_validator(mode="after")
+    def _limit_leaves_room(self) -> Canary:
+        before = len(self.steps) - 1 + (self.shadow.total_seconds() > 0)
+        if self.most_requests is not None and self.most_requests < before * self.step_requests:
+            raise ValueError(
+                f"most_requests ({self.most_requests}) is less than {before} steps of {self.step_requests} answers take"
+            )
+        return self
+
+    @property
+    def at_once(self) -> bool:
+        """Whether a new revision gets the whole traffic before any of its answers are compared."""
+        return self.steps == [100] and not self.shadow
 
 
 class Batch(Part):
@@ -150,7 +172,7 @@ class Serving(Part):
     )
     port: int = Field(5000, ge=0, le=65535, description="Port to answer on; 0: a free one.")
     grpc_port: int | None = Field(
-        None, ge=0, le=65535, description="Port for the Open Inference Protocol over gRPC. None: not offered."
+        None, ge=1, le=65535, description="Port for the Open Inference Protocol over gRPC. None: not offered."
     )
     batch: Batch = Field(default_factory=Batch, description="Micro-batches.")
     lookup: Lookup = Field(default_factory=Lookup, description="Online features.")
@@ -163,7 +185,7 @@ class Serving(Part):
 
     @model_validator(mode="after")
     def _ports_differ(self) -> Serving:
-        if self.grpc_port is not None and self.grpc_port == self.port != 0:
+        if self.grpc_port is not None and self.grpc_port == self.port:
             raise ValueError(f"port and grpc_port are both {self.port}")
         return self
 

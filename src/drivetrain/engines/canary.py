@@ -38,6 +38,7 @@ class Plan:
     failures: float
     slower: float
     quality: float
+    most_requests: int | None = None
 
     @property
     def first(self) -> int:
@@ -218,7 +219,7 @@ class Move:
 
 
 def decide(plan: Plan, standing: Standing, evidence: Evidence, now: float) -> Move:
-    """The move that follows from the evidence. Harm comes first, then the limit, then the step's own time and answers."""
+    """The move that follows from the evidence. Harm comes first, then the step's own time and answers, then the limits of both."""
     if plan.percent(standing.step) == 100:
         return Move("promote", "the whole traffic at once, as the definition says")
     if (harm := evidence.harm) is not None:
@@ -227,8 +228,11 @@ def decide(plan: Plan, standing: Standing, evidence: Evidence, now: float) -> Mo
     time, needed = (plan.shadow if standing.step < 0 else plan.step_time), plan.step_requests
     if now - standing.entered >= time and standing.answers >= needed and (_shown(plan, evidence) or not last):
         return Move("promote", _no_worse(plan, evidence)) if last else Move("step", "nothing says that it is worse")
-    if now - standing.started >= plan.limit:
-        return Move("roll_back", f"undecided after {plan.limit:g} s: {_missing(plan, standing, evidence)}")
+    over = f"{plan.limit:g} s" if now - standing.started >= plan.limit else None
+    if over is None and plan.most_requests is not None and evidence.failures.count >= plan.most_requests:
+        over = f"{evidence.failures.count} answers of the candidate"
+    if over is not None:
+        return Move("roll_back", f"undecided after {over}: {_missing(plan, standing, evidence)}")
     return Move("stay", _missing(plan, standing, evidence))
 
 

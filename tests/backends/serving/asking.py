@@ -29,7 +29,7 @@ def metric(server: Server, name: str, **labels: str) -> float:
     raise AssertionError(f"no {name} with {labels}")
 
 
-def until(condition: Callable[[], object], within: float = 30.0) -> float:
+def until(condition: Callable[[], object], within: float = 60.0) -> float:
     """Waits for it; how many seconds it took."""
     began = time.monotonic()
     while not condition():

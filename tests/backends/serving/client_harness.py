@@ -12,7 +12,7 @@ from drivetrain.backends.serving.http.client import Address, Client
 from drivetrain.backends.serving.http.messages import Exchange, Handler, Response
 from drivetrain.backends.serving.http.server import Server, run
 
-WITHIN = 20.0
+WITHIN = 40.0
 HOST = "127.0.0.1"
 
 

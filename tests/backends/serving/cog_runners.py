@@ -23,7 +23,7 @@ class Runner(BaseRunner):
         return {"value": value, "note": note, "name": name, "count": count, "flag": flag, "many": many}
 """,
     "acting": """
-import os, sys, time
+import os, pathlib, sys, time
 from cog import BaseRunner, CancelationException, current_scope
 
 class Runner(BaseRunner):
@@ -57,6 +57,8 @@ class Runner(BaseRunner):
             return float("nan")
         if action == "context":
             return current_scope().context.get("key", "none")
+        while action == "held" and not pathlib.Path("go").exists():
+            time.sleep(0.005)
         end = time.monotonic() + seconds
         if seconds > 5:
             print("waiting", flush=True)
@@ -69,7 +71,7 @@ class Runner(BaseRunner):
         return action
 """,
     "streaming": """
-import time
+import pathlib, time
 from cog import BaseRunner, ConcatenateIterator, streaming
 
 class Runner(BaseRunner):
@@ -79,6 +81,8 @@ class Runner(BaseRunner):
         for number in range(count):
             if number == fail_at:
                 raise ValueError(f"stopped at {number}")
+            while number and pathlib.Path("hold").exists():
+                time.sleep(0.005)
             time.sleep(seconds)
             yield f"part{number} "
 """,
@@ -110,6 +114,8 @@ class Runner(BaseRunner):
         self.most = max(self.most, self.running)
         try:
             await asyncio.sleep(seconds)
+            while action == "together" and self.most < 4:
+                await asyncio.sleep(0.005)
         finally:
             self.running -= 1
         return self.most

@@ -39,6 +39,17 @@ class Runner(BaseRunner):
         time.sleep(seconds)
         return x
 """,
+    # what is held is answered when a file `go` lies in the bundle: nothing has to happen within a certain time before
+    "held": """
+import pathlib, time
+from cog import BaseRunner
+
+class Runner(BaseRunner):
+    def run(self, x: float = 0.0, held: bool = True) -> float:
+        while held and not (pathlib.Path(__file__).parent / "go").exists():
+            time.sleep(0.005)
+        return x
+""",
     "streaming": """
 import time
 from cog import BaseRunner, ConcatenateIterator

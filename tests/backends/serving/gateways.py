@@ -48,14 +48,14 @@ class Gateway:
         path: str,
         body: Any = None,
         headers: Mapping[str, str] | None = None,
-        timeout: float = 20.0,
+        timeout: float = 60.0,
     ) -> Reply:
         """One request on a connection of its own. A body that is not bytes is sent as JSON."""
         raw = body if isinstance(body, bytes) else b"" if body is None else json.dumps(body).encode()
         given = {"content-type": "application/json"} if body is not None else {}
         return exchange(self.settings.port, message(method, path, given | dict(headers or {}), raw), timeout)
 
-    def predict(self, headers: Mapping[str, str] | None = None, timeout: float = 20.0, **inputs: Any) -> Reply:
+    def predict(self, headers: Mapping[str, str] | None = None, timeout: float = 60.0, **inputs: Any) -> Reply:
         return self.request("POST", "/predictions", {"input": inputs}, headers, timeout)
 
     def admin(self, method: str, path: str, body: Any = None, timeout: float = 60.0) -> Reply:
@@ -90,7 +90,7 @@ class Gateway:
         """Its child processes: the replicas' fronts."""
         return [child for child in psutil.Process(self.process.pid).children() if _runs(child.pid)]
 
-    def end(self, within: float = 30.0) -> int:
+    def end(self, within: float = 60.0) -> int:
         """Asks it to end; its exit code."""
         self.process.send_signal(signal.SIGTERM)
         return self.process.wait(within)
@@ -152,7 +152,7 @@ def running(home: Path, **changes: Any) -> Iterator[Gateway]:
             shutil.rmtree(kept["sockets"], ignore_errors=True)
 
 
-def wait_until(condition: Callable[[], Any], within: float = 20.0) -> float:
+def wait_until(condition: Callable[[], Any], within: float = 60.0) -> float:
     """Waits until the condition holds; says for how many seconds."""
     began = time.monotonic()
     while not condition():
@@ -213,7 +213,7 @@ class Fake:
         self.loop.close()
 
     def _call(self, work: Any) -> None:
-        asyncio.run_coroutine_threadsafe(work, self.loop).result(10)
+        asyncio.run_coroutine_threadsafe(work, self.loop).result(30)
 
     def _handle(self, exchange: Exchange) -> None:
         if exchange.request.path == "/health-check":
@@ -262,6 +262,7 @@ class Clients:
     errors: list[str] = field(default_factory=list)
     """Requests that had an answer of another status than 200, or none."""
     slowest: float = 0.0
+    _noting: threading.Lock = field(default_factory=threading.Lock)
     _stopping: threading.Event = field(default_factory=threading.Event)
     _threads: list[threading.Thread] = field(default_factory=list)
 
@@ -274,20 +275,20 @@ class Clients:
     def __exit__(self, *exc: object) -> None:
         self._stopping.set()
         for thread in self._threads:
-            thread.join(30)
+            thread.join(90)
             assert not thread.is_alive(), "a client never got its answer"
 
     @property
     def total(self) -> int:
         return sum(self.answers.values())
 
-    def wait_for(self, more: int, within: float = 20.0) -> None:
+    def wait_for(self, more: int, within: float = 60.0) -> None:
         """Waits for so many more answers."""
         before = self.total
         wait_until(lambda: self.total >= before + more, within)
 
     def _ask(self, number: int) -> None:
-        connection = http.client.HTTPConnection(HOST, self.port, timeout=20)
+        connection = http.client.HTTPConnection(HOST, self.port, timeout=60)
         while not self._stopping.is_set():
             number += 1
             began = time.monotonic()
@@ -301,12 +302,14 @@ class Clients:
                 answer = connection.getresponse()
                 body = answer.read()
             except (OSError, http.client.HTTPException) as error:
-                self.errors.append(f"{type(error).__name__}: {error}")
-                self.answers[0] += 1
+                with self._noting:
+                    self.errors.append(f"{type(error).__name__}: {error}")
+                    self.answers[0] += 1
                 connection.close()
                 continue
             self.slowest = max(self.slowest, time.monotonic() - began)
-            self._note(number, answer.status, answer.getheader("x-drivetrain-revision") or "", body)
+            with self._noting:  # the first of several threads to count would else undo what the others did meanwhile
+                self._note(number, answer.status, answer.getheader("x-drivetrain-revision") or "", body)
         connection.close()
 
     def _note(self, number: int, status: int, revision: str, body: bytes) -> None:
@@ -334,7 +337,7 @@ def at_once(ask: Callable[[int], Any], count: int) -> list[Any]:
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(60)
+        thread.join(90)
     return [found.get(number) for number in range(count)]
 
 

@@ -16,7 +16,7 @@ from drivetrain.backends.serving.http import server as http_server
 from drivetrain.backends.serving.http.messages import Exchange, Handler, Limits, Response, Stream
 from drivetrain.backends.serving.http.server import Server
 
-WITHIN = 20.0
+WITHIN = 40.0
 
 
 @dataclass

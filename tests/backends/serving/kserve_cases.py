@@ -9,7 +9,7 @@ import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -144,6 +144,10 @@ SCHEMA = (
 SHAPE = "shape and data have to agree; KServe leaves that to the model, which fails"
 WORDS = "the same status; the words differ"
 TENSORS = "tensors follow from Cog's schema; KServe's are empty unless the model overrides them"
+VERSION = (
+    "the one model answers whichever version is named; KServe has these routes, and says that it has no versions yet"
+)
+LOADED = "the model is there as long as its replica; another one is a revision of its own, which the gateway brings up"
 EXTENSIONS = "each server names itself and its extensions"
 
 CASES: Sequence[Case | GrpcCase] = (
@@ -190,6 +194,10 @@ CASES: Sequence[Case | GrpcCase] = (
     v2("no data", {"name": "x", "datatype": "FP64", "shape": [1]}, different="an error is 400 with one line; KServe's is FastAPI's 422"),
     v2("no inputs", different="an error; KServe's model answers with no rows"),
     v2("a failed prediction", tensor("x", [-1]), different=WORDS),
+    Case("V2 REST", "a version's metadata", path="/v2/models/model/versions/1", different=VERSION),
+    Case("V2 REST", "a version is ready", path="/v2/models/model/versions/1/ready", different=VERSION),
+    replace(v2("two rows for a version", tensor("x", [1, 2]), different=VERSION), path="/v2/models/model/versions/1/infer"),
+    Case("V2 REST", "a version of a route that is none", path="/v2/models/model/versions/1/nothing"),
     Case("V2 REST", "not JSON", "POST", "/v2/models/model/infer", b"{", JSON, "an error is 400 with one line; KServe's is FastAPI's 422"),
     GrpcCase("server live", "ServerLive", pb.ServerLiveRequest()),
     GrpcCase("server ready", "ServerReady", pb.ServerReadyRequest()),
@@ -203,6 +211,9 @@ CASES: Sequence[Case | GrpcCase] = (
     GrpcCase("an input that is not there", "ModelInfer", typed_message("z"), SCHEMA),
     GrpcCase("a model that is not there", "ModelInfer", typed_message(model="other")),
     GrpcCase("a failed prediction", "ModelInfer", typed_message(values=[-1.0], shape=1), WORDS),
+    # Last of all: there KServe's model is gone.
+    Case("V2 REST", "the model is loaded", "POST", "/v2/repository/models/model/load", different=LOADED),
+    Case("V2 REST", "the model is unloaded", "POST", "/v2/repository/models/model/unload", different=LOADED),
 )  # fmt: skip
 
 

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -60,7 +62,7 @@ class Server:
         path: str,
         body: Any = None,
         headers: Mapping[str, str] | None = None,
-        timeout: float = 20.0,
+        timeout: float = 60.0,
     ) -> Reply:
         """One request on a connection of its own. A body that is not bytes is sent as JSON."""
         raw = body if isinstance(body, bytes) else b"" if body is None else json.dumps(body).encode()
@@ -82,7 +84,7 @@ class Server:
         except (OSError, ValueError, KeyError):
             return ""
 
-    def wait_for(self, *words: str, within: float = 30.0) -> str:
+    def wait_for(self, *words: str, within: float = 60.0) -> str:
         """The first of the health words that it says."""
         deadline = time.monotonic() + within
         while (said := self.health()) not in words:
@@ -100,22 +102,28 @@ class Server:
         self.process.wait(10)
 
 
-def in_background(server: Server, *arguments: Any) -> Callable[[], Reply]:
+class Asked:
+    """A request on a thread of its own. To call it is to wait for the answer."""
+
+    def __init__(self, server: Server, *arguments: Any) -> None:
+        self._found: list[Reply] = []
+        self._thread = threading.Thread(target=lambda: self._found.append(server.request(*arguments)))
+        self._thread.start()
+
+    @property
+    def answered(self) -> bool:
+        """Whether its answer is there."""
+        return bool(self._found)
+
+    def __call__(self) -> Reply:
+        self._thread.join(90)
+        assert self._found, "no answer"
+        return self._found[0]
+
+
+def in_background(server: Server, *arguments: Any) -> Asked:
     """Sends a request on a thread; the result waits for its answer."""
-    found: list[Reply] = []
-
-    def ask() -> None:
-        found.append(server.request(*arguments))
-
-    thread = threading.Thread(target=ask)
-    thread.start()
-
-    def result() -> Reply:
-        thread.join(30)
-        assert found, "no answer"
-        return found[0]
-
-    return result
+    return Asked(server, *arguments)
 
 
 def message(method: str, path: str, headers: Mapping[str, str], body: bytes) -> bytes:
@@ -127,7 +135,7 @@ def message(method: str, path: str, headers: Mapping[str, str], body: bytes) -> 
     return "\r\n".join(lines).encode() + b"\r\n\r\n" + body
 
 
-def exchange(port: int, raw: bytes, timeout: float = 20.0) -> Reply:
+def exchange(port: int, raw: bytes, timeout: float = 60.0) -> Reply:
     """The answer to those bytes, read until the server closes the connection."""
     with socket.create_connection((HOST, port), timeout) as connection:
         with suppress(BrokenPipeError, ConnectionResetError):
@@ -185,11 +193,20 @@ def environment() -> dict[str, str]:
     return {**os.environ, "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])}
 
 
+_WORKER = int(re.sub(r"\D", "", os.environ.get("PYTEST_XDIST_WORKER", "")) or 0) % 8
+_TRIED = itertools.count(os.getpid() * 7)
+
+
 def free_port() -> int:
-    """A port that is free now."""
-    with socket.socket() as probe:
-        probe.bind((HOST, 0))
-        return int(probe.getsockname()[1])
+    """A port that is free now, and that nobody takes until the server that is to listen there has started.
+
+    The system gives those from 32768 on to clients and to whoever asks for any; of those below, each worker of pytest has its own.
+    """
+    while True:
+        port = 10_000 + 2_500 * _WORKER + next(_TRIED) % 2_500
+        with socket.socket() as probe, suppress(OSError):
+            probe.bind((HOST, port))
+            return port
 
 
 def cog_command(port: int, runner: str) -> tuple[list[str], dict[str, str]]:

@@ -51,7 +51,7 @@ def settings(state: Path, name: str, port: int = 0, host: str = HOST, **more: An
     )  # fmt: skip
 
 
-def eventually(condition: Callable[[], object], within: float = 20.0) -> None:
+def eventually(condition: Callable[[], object], within: float = 60.0) -> None:
     deadline = time.monotonic() + within
     while not condition():
         assert time.monotonic() < deadline, "it did not happen in time"

@@ -21,8 +21,8 @@ from tests.backends.serving.pools import Asked, ask, carried_out, started, until
 
 Bundle = Callable[[str], Path]
 
-SLOW = """
-import time
+HELD = """
+import pathlib, time
 from cog import BaseRunner
 
 class Runner(BaseRunner):
@@ -30,10 +30,18 @@ class Runner(BaseRunner):
         return self.batch([{"x": x}])[0]
 
     def batch(self, inputs: list) -> list:
-        time.sleep(sum(one["x"] < 0 for one in inputs) * 0.2)
+        while any(one["x"] < 0 for one in inputs) and not pathlib.Path("go").exists():
+            time.sleep(0.005)
         print(f"{len(inputs)} together")
         return [{"x": one["x"], "together": len(inputs)} for one in inputs]
 """
+"""A batch with a number below zero is not done before there is a file `go`."""
+
+
+async def release(bundle: Path) -> None:
+    """Lets the model go on, when what was asked before has been sent to the worker."""
+    await asyncio.sleep(0)
+    (bundle / "go").touch()
 
 
 # -- the policy, by itself
@@ -177,10 +185,12 @@ def test_whatever_comes_together_each_call_gets_one_answer_its_own_and_in_turn(
 
 def test_what_arrives_while_the_model_is_busy_is_computed_together(bundle: Bundle) -> None:
     async def scenario() -> None:
-        async with started(bundle(SLOW), batch_max=8) as pool:
+        place = bundle(HELD)
+        async with started(place, batch_max=8) as pool:
             first = ask(pool, {"x": -1})
             await until(lambda: pool.in_flight == 1)
             asked = [ask(pool, {"x": x}) for x in range(12)]
+            await release(place)
             assert (await first.output())["together"] == 1
             outputs = [await one.output() for one in asked]
             assert [output["x"] for output in outputs] == list(range(12))
@@ -192,10 +202,12 @@ def test_what_arrives_while_the_model_is_busy_is_computed_together(bundle: Bundl
 
 def test_what_several_share_is_printed_for_none_of_them(bundle: Bundle) -> None:
     async def scenario() -> None:
-        async with started(bundle(SLOW)) as pool:
+        place = bundle(HELD)
+        async with started(place) as pool:
             alone = ask(pool, {"x": -1})
             await until(lambda: pool.in_flight == 1)
             together = [ask(pool, {"x": x}) for x in range(2)]
+            await release(place)
             assert (await alone.body())["logs"] == "1 together\n"
             assert [(await one.body())["logs"] for one in together] == ["", ""]
 
@@ -204,13 +216,15 @@ def test_what_several_share_is_printed_for_none_of_them(bundle: Bundle) -> None:
 
 def test_an_expired_and_a_canceled_call_leave_the_batch_and_the_others_stay(bundle: Bundle) -> None:
     async def scenario() -> None:
-        async with started(bundle(SLOW)) as pool:
+        place = bundle(HELD)
+        async with started(place) as pool:
             first = ask(pool, {"x": -1})
             await until(lambda: pool.in_flight == 1)
             late, canceled, good = ask(pool, {"x": 1}, deadline=0.05), ask(pool, {"x": 2}), ask(pool, {"x": 3})
             pool.cancel(canceled.ticket)
             assert (await late.answer()).status == 504
             assert (await canceled.body())["status"] == "canceled"
+            await release(place)
             assert (await first.output())["x"] == -1
             assert await good.output() == {"x": 3, "together": 1}
 
@@ -219,7 +233,7 @@ def test_an_expired_and_a_canceled_call_leave_the_batch_and_the_others_stay(bund
 
 def test_a_batch_of_one_can_be_interrupted(bundle: Bundle) -> None:
     async def scenario() -> None:
-        async with started(bundle(SLOW.replace("0.2", "3600"))) as pool:
+        async with started(bundle(HELD)) as pool:
             slow = ask(pool, {"x": -1})
             await until(lambda: pool.in_flight == 1)
             pool.cancel(slow.ticket)
@@ -231,7 +245,7 @@ def test_a_batch_of_one_can_be_interrupted(bundle: Bundle) -> None:
 
 def test_a_batch_method_that_gives_too_few_outputs_fails_its_calls_with_the_numbers(bundle: Bundle) -> None:
     async def scenario() -> None:
-        async with started(bundle(SLOW.replace("for one in inputs]\n", "for one in inputs[1:]]\n"))) as pool:
+        async with started(bundle(HELD.replace("for one in inputs]\n", "for one in inputs[1:]]\n"))) as pool:
             body = await ask(pool, {"x": 1}).body()
             assert body["status"] == "failed"
             assert "batch() gave 0 outputs for 1 inputs" in body["error"]
@@ -253,7 +267,7 @@ def test_a_batch_method_on_a_coroutine_is_refused_in_setup(bundle: Bundle) -> No
 
 def test_tensors_of_several_requests_go_through_the_model_at_once_and_each_gets_its_rows(bundle: Bundle) -> None:
     runner = """
-import time
+import pathlib, time
 from cog import BaseRunner
 
 class Runner(BaseRunner):
@@ -262,8 +276,8 @@ class Runner(BaseRunner):
 
     def infer(self, tensors: dict) -> dict:
         array = tensors["rows"]
-        if (array < 0).any():
-            time.sleep(0.2)
+        while (array < 0).any() and not pathlib.Path("go").exists():
+            time.sleep(0.005)
         if (array == 13).any():
             raise ValueError("13 is in it")
         return {"doubled": 2 * array, "together": array * 0 + len(array)}
@@ -276,19 +290,23 @@ class Runner(BaseRunner):
         return asked
 
     async def scenario() -> None:
-        async with started(bundle(runner)) as pool:
+        place = bundle(runner)
+        async with started(place) as pool:
             first = infer(pool, "FP64", -1.0)
             await until(lambda: pool.in_flight == 1)
             groups = [("FP64", (1.0, 2.0)), ("FP64", (3.0,)), ("FP32", (4.0,)), ("FP32", (5.0,)), ("FP64", (6.0,))]
             asked = [infer(pool, datatype, *values) for datatype, values in groups]
+            await release(place)
             outputs = [(await one.body())["outputs"] for one in (first, *asked)]
             found = [{output["name"]: output["data"] for output in each} for each in outputs]
             assert [each["doubled"] for each in found] == [[-2], [2, 4], [6], [8], [10], [12]]
             assert [each["together"] for each in found] == [[1], [3, 3], [3], [2], [2], [1]]
 
+            (place / "go").unlink()
             first = infer(pool, "FP64", -1.0)
             await until(lambda: pool.in_flight == 1)
             good, bad, other = infer(pool, "FP64", 1.0), infer(pool, "FP64", 13.0), infer(pool, "FP64", 2.0)
+            await release(place)
             assert (await bad.answer()).status == 400
             assert (await bad.body()) == {"error": "13 is in it"}
             assert (await good.body())["outputs"][0]["data"] == [2]
@@ -302,6 +320,10 @@ class Runner(BaseRunner):
     [
         ("raise ValueError('3 columns are needed')", 400, "3 columns are needed"),
         ("raise KeyError('rows')", 500, "KeyError: 'rows'"),
+        ("int('three')", 500, "ValueError: invalid literal for int()"),
+        ("next(iter(tensors.values())) @ [[1], [2]]", 500, "ValueError: matmul"),
+        ("import json; json.loads('{')", 500, "JSONDecodeError: "),
+        ("from statistics import NormalDist; NormalDist(0, -1)", 500, "StatisticsError: "),
         ("return 3", 500, "TypeError: "),
         ("return {'a': object()}", 500, "cannot be written as tensors"),
     ],

@@ -41,10 +41,14 @@ async def metadata_of(name: str) -> ModelMetadata | None:
     return MODEL if name == "model" else None
 
 
+async def is_ready(name: str) -> bool | None:
+    return True if name == "model" else None
+
+
 def service(infer: Any = echo, **more: Any) -> Service:
     given: dict[str, Any] = {
         "ready": lambda: True,
-        "model_ready": lambda name: True if name == "model" else None,
+        "model_ready": is_ready,
         "server_metadata": lambda: SERVER,
         "model_metadata": metadata_of,
     }
@@ -58,11 +62,12 @@ def served(
 
     async def main() -> None:
         server = GrpcServer(found)
-        await server.start(Listening("127.0.0.1", 0, **listening))
+        server.bind(Listening("127.0.0.1", 0, **listening))
+        await server.start()
         address = f"localhost:{server.port}" if credentials else f"127.0.0.1:{server.port}"
         channel = grpc.aio.secure_channel(address, credentials) if credentials else grpc.aio.insecure_channel(address)
         async with channel:
-            await asyncio.wait_for(ask(stubs.GRPCInferenceServiceStub(channel), server), 30)
+            await asyncio.wait_for(ask(stubs.GRPCInferenceServiceStub(channel), server), 40)
         await server.stop(0)
 
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
@@ -170,9 +175,10 @@ def test_a_deadline_that_passes_ends_the_call_and_cancels_what_it_asked_for() ->
         raise AssertionError
 
     async def ask(stub: Any, server: GrpcServer) -> None:
-        found = await error_of(stub.ModelInfer(message(), timeout=0.1))
+        await stub.ServerLive(theirs.ServerLiveRequest())  # to connect takes time too, and the call has to get there
+        found = await error_of(stub.ModelInfer(message(), timeout=2.0))
         assert found.code() is grpc.StatusCode.DEADLINE_EXCEEDED
-        await asyncio.wait_for(canceled.wait(), 10)
+        await asyncio.wait_for(canceled.wait(), 25)
 
     served(service(never), ask)
 
@@ -207,18 +213,33 @@ def test_predictions_need_the_token_where_one_is_asked_for() -> None:
     served(service(allowed=lambda given: given == "Bearer t"), ask)
 
 
+def test_a_server_that_only_a_new_one_can_replace_says_so() -> None:
+    async def ask(stub: Any, server: GrpcServer) -> None:
+        assert not (await stub.ServerLive(theirs.ServerLiveRequest())).live
+
+    served(service(live=lambda: False), ask)
+
+
 def test_a_server_that_is_not_ready_says_so() -> None:
+    async def no(_: str) -> bool:
+        return False
+
+    async def not_now(_: str) -> Answer:
+        return Answer(503, b'{"error":"Model with name model is not ready."}')
+
     async def ask(stub: Any, server: GrpcServer) -> None:
         assert not (await stub.ServerReady(theirs.ServerReadyRequest())).ready
         assert not (await stub.ModelReady(theirs.ModelReadyRequest(name="model"))).ready
+        found = await error_of(stub.ModelMetadata(theirs.ModelMetadataRequest(name="model")))
+        assert (found.code(), found.details()) == (grpc.StatusCode.UNAVAILABLE, "Model with name model is not ready.")
 
-    served(service(ready=lambda: False, model_ready=lambda name: False), ask)
+    served(service(ready=lambda: False, model_ready=no, model_metadata=not_now), ask)
 
 
 def test_a_port_that_is_taken_is_a_clear_error() -> None:
     async def ask(stub: Any, server: GrpcServer) -> None:
         with pytest.raises(ServingError, match=f"gRPC cannot listen on 127.0.0.1:{server.port}"):
-            await GrpcServer(service()).start(Listening("127.0.0.1", server.port))
+            GrpcServer(service()).bind(Listening("127.0.0.1", server.port))
 
     served(service(), ask)
 

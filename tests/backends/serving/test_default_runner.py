@@ -20,10 +20,13 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from sklearn.compose import make_column_transformer
 from sklearn.ensemble import HistGradientBoostingClassifier, HistGradientBoostingRegressor
+from sklearn.linear_model import LinearRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import OrdinalEncoder
 
+from drivetrain.backends.serving.replica.calls import Call, Wire
 from drivetrain.engines import metrics
+from tests.backends.serving.pools import Asked, carried_out, started
 
 SOURCE = Path(str(files("drivetrain.backends.serving").joinpath("default_runner.py")))
 ROWS = pd.DataFrame(
@@ -191,6 +194,8 @@ def test_features_that_are_text_come_as_tensors_of_their_own(make: Make) -> None
     assert found["probabilities"].tolist() == [list(row["probabilities"].values()) for row in wanted]
     with pytest.raises(ValueError, match=r"not every feature is a number \(carrier\)"):
         runner.infer({"x": np.zeros((1, 3))})
+    with pytest.raises(ValueError, match="carrier has to be text in UTF-8"):
+        runner.infer({"carrier": np.array([b"\xff"], dtype=object), "wind": np.ones(1), "distance": np.ones(1)})
 
 
 def test_a_regression_gives_values(make: Make) -> None:
@@ -209,12 +214,42 @@ def test_a_regression_gives_values(make: Make) -> None:
         ({"x": np.zeros(2)}, "neither one tensor"),
         ({"distance": np.zeros(2), "other": np.zeros(2)}, r"distance \(2,\), other \(2,\)"),
         ({"distance": np.zeros(2), "wind": np.zeros(3)}, "differ in length"),
+        ({"distance": np.zeros(0), "wind": np.zeros(0)}, "the tensors have no rows"),
+        ({"x": np.zeros((0, 2))}, "the tensor has no rows"),
+        ({"x": np.array([[b"far", b"1"]], dtype=object)}, "the tensor has to be of numbers"),
+        ({"distance": np.array([b"far"], dtype=object), "wind": np.zeros(1)}, "distance has to be a number"),
     ],
 )
 def test_tensors_of_another_shape_are_refused(make: Make, tensors: dict[str, np.ndarray], message: str) -> None:
     runner = make(HistGradientBoostingRegressor(max_iter=2).fit(NUMBERS, LATE), NUMBERS, None)
     with pytest.raises(ValueError, match=message):
         runner.infer(tensors)
+
+
+@pytest.mark.parametrize(
+    ("data", "status", "words"),
+    [
+        ([1.0, 2.0], 200, "prediction"),
+        ([1.0, 2.0, 3.0], 400, "neither one tensor of shape (rows, 2)"),
+        ([1.0, None], 500, "ValueError: Input X contains NaN"),
+    ],
+)
+def test_tensors_of_another_shape_are_the_callers_fault_and_what_the_model_raises_is_not(
+    tmp_path: Path, data: list[Any], status: int, words: str
+) -> None:
+    numbers = NUMBERS.dropna()
+    lay_out(tmp_path, LinearRegression().fit(numbers, LATE[numbers.index]), numbers, None, "sklearn")
+    body = json.dumps({"inputs": [{"name": "x", "shape": [1, len(data)], "datatype": "FP64", "data": data}]}).encode()
+
+    async def scenario() -> None:
+        async with started(tmp_path) as pool:
+            asked = Asked(pool)
+            pool.submit(Call(Wire.V2, body), asked.done)
+            answer = await asked.answer()
+            assert answer.status == status
+            assert words in answer.body.decode()
+
+    carried_out(scenario())
 
 
 # Neural networks

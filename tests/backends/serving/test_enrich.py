@@ -416,12 +416,13 @@ def test_redis_stopped_and_started_again_under_requests_costs_no_wrong_answer(
 ) -> None:
     online_plan.write(PLAN, tmp_path / "plan.json")
     store = {"type": "redis", "connection_string": redis.connection}
-    looking = settings(on_failure=policy, defaults={"temp": -99.0}, timeout=0.2)
+    looking = settings(on_failure=policy, defaults={"temp": -99.0}, timeout=10.0)
+    away = "error" if policy == "error" else "defaults"
     body = b'{"input": {"shop": "a"}}'
     seen: list[tuple[float, str]] = []
 
-    async def ask(features: Any, until: float) -> None:
-        while time.monotonic() < until:
+    async def ask(features: Any, enough: asyncio.Event) -> None:
+        while not enough.is_set():
             seen.append((time.monotonic(), judged(await enrich(COG, JSON, body, features, looking))))
             await asyncio.sleep(0.001)
 
@@ -439,20 +440,30 @@ def test_redis_stopped_and_started_again_under_requests_costs_no_wrong_answer(
 
     async def scenario() -> float:
         features = open_lookup({"plan": str(tmp_path / "plan.json"), "store": store})
-        clients = [asyncio.create_task(ask(features, time.monotonic() + 2.5)) for _ in range(4)]
-        await asyncio.sleep(0.3)
-        await asyncio.to_thread(redis.kill)
-        await asyncio.sleep(0.6)
-        await asyncio.to_thread(redis.start)
-        back = time.monotonic()
-        await asyncio.gather(*clients)
+        enough = asyncio.Event()
+
+        async def until(kind: str) -> float:
+            """Until 50 requests that are begun from now on have ended so; now."""
+            since = time.monotonic()
+            while sum(at > since and found == kind for at, found in seen) < 50:
+                await asyncio.sleep(0.02)
+            return since
+
+        async with asyncio.TaskGroup() as clients:
+            for _ in range(4):
+                clients.create_task(ask(features, enough))
+            await until("values")
+            await asyncio.to_thread(redis.kill)
+            await until(away)
+            await asyncio.to_thread(redis.start)
+            back = await until("values")
+            enough.set()
         await features.close()
         return back
 
-    back = asyncio.run(asyncio.wait_for(scenario(), 30))
+    back = asyncio.run(asyncio.wait_for(scenario(), 90))
     kinds = [kind for _, kind in seen]
     assert kinds[0] == kinds[-1] == "values"
-    away = "error" if policy == "error" else "defaults"
     assert away in kinds
     recovered = next(at for at, kind in seen if at > back and kind == "values") - back
     assert all(kind == "values" for at, kind in seen if at > back + recovered)

@@ -21,6 +21,18 @@ from tests.backends.serving.servers import HOST, message
 
 Bundle = Callable[[str], Path]
 TWO = Scaling(min=2, max=2)
+FAILS_WHILE = """
+from pathlib import Path
+from cog import BaseRunner
+
+class Runner(BaseRunner):
+    def setup(self) -> None:
+        if Path("FILE").exists():
+            raise RuntimeError("the disk is full")
+
+    def run(self, x: float) -> float:
+        return 3 * x
+"""
 
 
 def inputs(number: int) -> dict[str, Any]:
@@ -84,7 +96,7 @@ def test_a_replica_that_hangs_is_taken_out_and_replaced(tmp_path: Path, bundle: 
             hung.send_signal(signal.SIGSTOP)
             out = wait_until(lambda: gateway.revision("one")["ready"] == 1)
             clients.wait_for(50)
-            back = wait_until(lambda: gone([hung.pid]) and gateway.revision("one")["ready"] == 2, 30)
+            back = wait_until(lambda: gone([hung.pid]) and gateway.revision("one")["ready"] == 2)
             clients.wait_for(50)
         print(f"a hung replica was out of traffic after {out:.1f} s, and replaced after {out + back:.1f} s")
         assert clients.wrong == []
@@ -102,6 +114,27 @@ def test_a_worker_that_dies_costs_one_error_and_the_next_requests_wait_for_the_n
         began = time.monotonic()
         assert gateway.predict(x=5).json()["output"]["x"] == 5
         print(f"an answer {time.monotonic() - began:.2f} s after the worker was killed")
+
+
+def test_a_replica_that_gives_its_model_up_after_serving_is_replaced_until_the_model_loads_again(
+    tmp_path: Path, bundle: Bundle
+) -> None:
+    full = tmp_path / "full"
+    with running(tmp_path / "home") as gateway:
+        gateway.serve("one", bundle(FAILS_WHILE.replace("FILE", str(full))))
+        assert gateway.predict(x=2).json()["output"] == 6
+        (front,) = gateway.replicas()
+        full.touch()
+        for worker in front.children():
+            worker.kill()
+        wait_until(lambda: "it has given up: RuntimeError: the disk is full" in gateway.text(), 60)
+        wait_until(lambda: gone([front.pid]), 60)
+        found = gateway.predict(x=2)
+        assert (found.status, "the disk is full" in found.json()["error"]) == (503, True)
+        full.unlink()
+        back = wait_until(lambda: gateway.predict(x=2).status == 200, 60)
+        assert gateway.revision("one")["ready"] == 1
+        print(f"an answer {back:.2f} s after the model could be loaded again")
 
 
 def test_a_gateway_killed_leaves_no_process_and_comes_back_with_the_same_routes(tmp_path: Path, bundle: Bundle) -> None:
@@ -130,11 +163,14 @@ def test_a_gateway_killed_leaves_no_process_and_comes_back_with_the_same_routes(
 
 def test_sigterm_lets_requests_under_way_finish_and_ends_everything(tmp_path: Path, bundle: Bundle) -> None:
     with running(tmp_path / "home") as gateway:
-        gateway.serve("one", bundle("sleeping"))
+        place = bundle("held")
+        gateway.serve("one", place)
         pids = all_processes(gateway)
-        client = _begin(gateway, {"seconds": 1.0, "x": 7})
+        client = _begin(gateway, {"x": 7})
         wait_until(lambda: gateway.metrics()['drivetrain_gateway_in_flight{revision="one"}'] == 1)
         gateway.process.send_signal(signal.SIGTERM)
+        wait_until(lambda: "ending" in gateway.text())
+        (place / "go").touch()
         answer = _rest(client)
         assert b" 200 " in answer.partition(b"\r\n")[0]
         assert b'"output":7' in answer
@@ -146,12 +182,12 @@ def test_sigterm_twice_ends_everything_at_once(tmp_path: Path, bundle: Bundle) -
     with running(tmp_path / "home") as gateway:
         gateway.serve("one", bundle("sleeping"))
         pids = all_processes(gateway)
-        client = _begin(gateway, {"seconds": 30.0})
+        client = _begin(gateway, {"seconds": 3600.0})
         wait_until(lambda: gateway.metrics()['drivetrain_gateway_in_flight{revision="one"}'] == 1)
         gateway.process.send_signal(signal.SIGTERM)
         wait_until(lambda: "ending" in gateway.text())
         gateway.process.send_signal(signal.SIGTERM)
-        assert gateway.process.wait(5) == 1
+        assert gateway.process.wait(30) == 1
         wait_until(lambda: gone(pids))
         assert _rest(client) == b""
 
@@ -228,7 +264,7 @@ def _started(gateway: Gateway) -> Any:
 
 def _begin(gateway: Gateway, asked: dict[str, Any]) -> socket.socket:
     """Sends a request without waiting for its answer."""
-    client = socket.create_connection((HOST, gateway.settings.port), 20)
+    client = socket.create_connection((HOST, gateway.settings.port), 60)
     body = json.dumps({"input": asked}).encode()
     client.sendall(message("POST", "/predictions", {"content-type": "application/json"}, body))
     return client

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 import threading
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -14,10 +16,10 @@ import grpc
 import pytest
 
 from drivetrain.backends.serving.gateway import captured
-from drivetrain.backends.serving.gateway.settings import Capturing
+from drivetrain.backends.serving.gateway.settings import Capturing, Scaling
 from drivetrain.backends.serving.http.messages import Exchange, Response
 from drivetrain.backends.serving.replica import open_inference_pb2 as pb
-from tests.backends.serving.gateways import TOKEN, Fake, Gateway, fakes, running, wait_until
+from tests.backends.serving.gateways import TOKEN, Fake, Gateway, configure, fakes, running, wait_until
 from tests.backends.serving.servers import HOST, free_port
 
 PREFIX = "/inference.GRPCInferenceService/"
@@ -25,6 +27,9 @@ PREFIX = "/inference.GRPCInferenceService/"
 
 def infer(exchange: Exchange) -> None:
     """Doubles the request's first tensor."""
+    if exchange.request.path == "/v2/models/echo/ready":
+        exchange.reply(Response(200, b'{"name":"echo","ready":true}'))
+        return
     if exchange.request.path == "/v2/models/echo":
         tensors = [{"name": "x", "datatype": "FP64", "shape": [-1]}]
         said = {"name": "echo", "platform": "cog", "inputs": tensors, "outputs": tensors}
@@ -55,7 +60,7 @@ def serving(home: Path, *answers: Any, **settings: Any) -> Iterator[tuple[Gatewa
                 yield gateway, channel, found
 
 
-def call(channel: Any, x: float, metadata: Any = (), timeout: float = 10.0) -> tuple[Any, dict[str, str]]:
+def call(channel: Any, x: float, metadata: Any = (), timeout: float = 30.0) -> tuple[Any, dict[str, str]]:
     """The answer, and its trailing metadata."""
     method = channel.unary_unary(
         f"{PREFIX}ModelInfer", pb.ModelInferRequest.SerializeToString, pb.ModelInferResponse.FromString
@@ -94,11 +99,11 @@ def test_a_deadline_goes_on_to_the_replica_and_a_caller_that_goes_takes_its_call
 
     with serving(tmp_path, lambda _: called.set()) as (_, channel, found):
         with pytest.raises(grpc.RpcError) as raised:
-            call(channel, 1, timeout=0.5)
+            call(channel, 1, timeout=3.0)
         assert raised.value.code() == grpc.StatusCode.DEADLINE_EXCEEDED
-        assert called.wait(5)
-        assert 0 < int(found[0].requests[0].header(b"x-request-timeout-ms") or 0) <= 510, "gRPC rounds it up"
-        assert found[0].gone.get(timeout=5) == "/v2/models/echo/infer"
+        assert called.wait(30)
+        assert 0 < int(found[0].requests[0].header(b"x-request-timeout-ms") or 0) <= 3100, "gRPC rounds it up"
+        assert found[0].gone.get(timeout=30) == "/v2/models/echo/infer"
 
 
 def test_guarded_predictions_need_the_token_over_grpc_too(tmp_path: Path) -> None:
@@ -110,20 +115,64 @@ def test_guarded_predictions_need_the_token_over_grpc_too(tmp_path: Path) -> Non
         assert answer.id == "id1"
 
 
+def ask(channel: Any, name: str, message: Any, timeout: float = 10.0) -> Any:
+    """The answer of another method than ModelInfer."""
+    answer = getattr(pb, f"{name}Response").FromString
+    return channel.unary_unary(PREFIX + name, type(message).SerializeToString, answer)(message, timeout=timeout)
+
+
 def test_readiness_and_metadata_are_answered(tmp_path: Path) -> None:
     with serving(tmp_path, infer) as (_, channel, _found):
+        assert ask(channel, "ServerLive", pb.ServerLiveRequest()).live
+        assert ask(channel, "ServerReady", pb.ServerReadyRequest()).ready
+        assert ask(channel, "ModelReady", pb.ModelReadyRequest(name="echo")).ready
+        assert ask(channel, "ModelMetadata", pb.ModelMetadataRequest(name="echo")).inputs[0].name == "x"
+        for asked in (pb.ModelReadyRequest(name="another"), pb.ModelMetadataRequest(name="another")):
+            with pytest.raises(grpc.RpcError) as raised:
+                ask(channel, type(asked).__name__.removesuffix("Request"), asked)
+            assert raised.value.code() == grpc.StatusCode.NOT_FOUND
 
-        def ask(name: str, message: Any) -> Any:
-            answer = getattr(pb, f"{name}Response").FromString
-            return channel.unary_unary(PREFIX + name, type(message).SerializeToString, answer)(message, timeout=10)
 
-        assert ask("ServerLive", pb.ServerLiveRequest()).live
-        assert ask("ServerReady", pb.ServerReadyRequest()).ready
-        assert ask("ModelReady", pb.ModelReadyRequest(name="echo")).ready
-        assert ask("ModelMetadata", pb.ModelMetadataRequest(name="echo")).inputs[0].name == "x"
+def test_a_model_that_is_not_ready_is_unavailable_and_not_unknown(tmp_path: Path) -> None:
+    def not_ready(exchange: Exchange) -> None:
+        exchange.reply(Response(503, b'{"error":"Model with name echo is not ready."}'))
+
+    with serving(tmp_path, not_ready) as (_, channel, _found):
+        assert not ask(channel, "ModelReady", pb.ModelReadyRequest(name="echo")).ready
         with pytest.raises(grpc.RpcError) as raised:
-            ask("ModelReady", pb.ModelReadyRequest(name="another"))
-        assert raised.value.code() == grpc.StatusCode.NOT_FOUND
+            ask(channel, "ModelMetadata", pb.ModelMetadataRequest(name="echo"))
+        assert raised.value.code() == grpc.StatusCode.UNAVAILABLE
+        assert raised.value.details() == "Model with name echo is not ready."
+
+
+def test_whoever_asks_for_the_model_of_a_service_that_sleeps_wakes_it(
+    tmp_path: Path, bundle: Callable[[str], Path]
+) -> None:
+    port, scaling = free_port(), Scaling(min=0, max=1, window=6.0, grace=0.0)
+    with (
+        running(tmp_path / "home", grpc_port=port, scaling=scaling) as gateway,
+        grpc.insecure_channel(f"{HOST}:{port}") as channel,
+    ):
+        gateway.serve("one", bundle("echo"))
+        for method in ("ModelMetadata", "ModelReady"):
+            wait_until(lambda: gateway.revision("one")["state"] == "asleep", 60)
+            assert ask(channel, "ServerReady", pb.ServerReadyRequest()).ready
+            assert gateway.revision("one")["state"] == "asleep"
+            answer = ask(channel, method, getattr(pb, f"{method}Request")(name="echo"), timeout=60)
+            assert answer.name == "echo" if method == "ModelMetadata" else answer.ready
+            assert gateway.revision("one")["state"] == "ready"
+
+
+def test_the_grpc_port_is_logged_and_one_that_is_taken_ends_the_gateway_before_it_listens(tmp_path: Path) -> None:
+    port = free_port()
+    with running(tmp_path / "first", grpc_port=port) as gateway:
+        assert f"echo: listening for gRPC on {HOST}:{port}" in gateway.text()
+        file = configure(tmp_path / "second", grpc_port=port)
+        command = [sys.executable, "-m", "drivetrain.backends.serving.gateway", str(file)]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 1
+    assert f"gRPC cannot listen on {HOST}:{port}" in done.stderr
+    assert "listening on" not in done.stderr
 
 
 def test_a_call_says_its_own_time_in_its_metadata_if_it_brings_the_token(tmp_path: Path) -> None:

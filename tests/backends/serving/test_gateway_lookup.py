@@ -26,7 +26,7 @@ SLOW_AT_FIRST = """
 def doubled(inputs):
     import sys, time
     if "called_before" not in sys.modules:
-        time.sleep(1.0)
+        time.sleep(5.0)
         sys.modules["called_before"] = sys
     return inputs.assign(double=2 * inputs["amount"])
 """
@@ -49,7 +49,7 @@ def test_the_first_request_does_not_pay_for_what_an_on_demand_feature_does_at_it
     with (
         fakes(echo) as (fake,),
         running(
-            tmp_path / "home", upstreams={"one": fake.url}, lookup=LookingUp(OPENER, options, timeout=0.5)
+            tmp_path / "home", upstreams={"one": fake.url}, lookup=LookingUp(OPENER, options, timeout=3.0)
         ) as gateway,
     ):
         ready(gateway, "one")
@@ -84,7 +84,7 @@ def test_redis_stopped_and_started_again_under_load_costs_no_wrong_answer(
         "plan": str(tmp_path / "plan.json"),
         "store": {"type": "redis", "connection_string": redis.connection},
     }
-    lookup = LookingUp(OPENER, options, on_failure=policy, defaults={"temp": -99.0}, timeout=0.5)
+    lookup = LookingUp(OPENER, options, on_failure=policy, defaults={"temp": -99.0}, timeout=5.0)
     with fakes(echo) as (fake,), running(tmp_path / "home", upstreams={"one": fake.url}, lookup=lookup) as gateway:
         ready(gateway, "one")
 
@@ -116,7 +116,7 @@ def test_redis_stopped_and_started_again_under_load_costs_no_wrong_answer(
             found = round_of(8)
             assert len(found) == 8, "each request has its answer, and a right one"
             after += found
-            assert time.monotonic() - back < 10.0
+            assert time.monotonic() - back < 60.0
         recovered = min(at for at, kind in after if kind == "values") - back
         metrics = gateway.metrics()
     print(f"Redis back, policy {policy}: the first values after {recovered:.2f} s")

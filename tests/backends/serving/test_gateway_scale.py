@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Any
 
 from drivetrain.backends.serving.gateway.settings import Scaling
 from tests.backends.serving.gateways import Clients, Gateway, at_once, labels, running, wait_until
+from tests.backends.serving.servers import Reply
 
 Bundle = Callable[[str], Path]
 
@@ -46,7 +48,7 @@ def test_the_number_of_replicas_follows_the_load_and_no_request_fails(tmp_path: 
     with running(tmp_path / "home", scaling=scaling) as gateway:
         gateway.serve("one", bundle(SLOW))
         with asking(gateway, 8) as clients:
-            up = wait_until(lambda: gateway.revision("one")["ready"] == 2, 30)
+            up = wait_until(lambda: gateway.revision("one")["ready"] == 2)
             clients.wait_for(100)
             answered = [name for name in gateway.metrics() if name.startswith("drivetrain_gateway_breaker_state")]
             assert len({labels(name)["replica"] for name in answered}) == 2
@@ -56,7 +58,7 @@ def test_the_number_of_replicas_follows_the_load_and_no_request_fails(tmp_path: 
             assert gateway.revision("two")["ready"] == 2
             clients.wait_for(100)
         unharmed(clients)
-        down = wait_until(lambda: gateway.revision("two")["wanted"] == 1, 40)
+        down = wait_until(lambda: gateway.revision("two")["wanted"] == 1)
         wait_until(lambda: len(gateway.replicas()) == 1)
         print(f"2 replicas after {up:.1f} s of load, 1 again {down:.1f} s after its end, {clients.total} requests")
 
@@ -65,7 +67,7 @@ def test_a_service_that_sleeps_wakes_with_the_first_request(tmp_path: Path, bund
     scaling = Scaling(min=0, max=1, window=6.0, grace=0.0)
     with running(tmp_path / "home", scaling=scaling) as gateway:
         gateway.serve("one", bundle("echo"))
-        asleep = wait_until(lambda: gateway.revision("one")["state"] == "asleep", 30)
+        asleep = wait_until(lambda: gateway.revision("one")["state"] == "asleep")
         wait_until(lambda: gateway.replicas() == [])
         assert gateway.request("GET", "/health-check").json() == {"status": "READY", "revision": "one"}
         assert gateway.request("GET", "/v2/health/ready").status == 200
@@ -102,8 +104,18 @@ def test_a_burst_beyond_what_a_replica_takes_waits_in_the_gateway_and_is_answere
 
 def test_beyond_every_bound_requests_are_refused_with_the_time_to_come_back(tmp_path: Path, bundle: Bundle) -> None:
     with running(tmp_path / "home", queue=2) as gateway:
-        gateway.serve("one", bundle("sleeping"))
-        found = at_once(lambda n: gateway.predict(seconds=1.0, x=n), 16)
+        place = bundle("held")
+        gateway.serve("one", place)
+        turned_away = itertools.count(1)
+
+        def ask(number: int) -> Reply:
+            reply = gateway.predict(x=number)
+            # Those that were taken wait until all others have been refused, however slowly they come.
+            if reply.status == 503 and next(turned_away) == 10:
+                (place / "go").touch()
+            return reply
+
+        found = at_once(ask, 16)
         refused = [reply for reply in found if reply.status == 503]
         # One runs, two wait in the replica, two in the gateway.
         assert 1 <= sum(reply.status == 200 for reply in found) <= 6

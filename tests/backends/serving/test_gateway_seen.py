@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,7 +17,8 @@ from prometheus_client.parser import text_string_to_metric_families
 from drivetrain.backends.serving.gateway import captured
 from drivetrain.backends.serving.gateway.settings import Capturing, LookingUp
 from drivetrain.backends.serving.http.messages import Exchange, Response
-from drivetrain.errors import Unavailable
+from drivetrain.errors import DataError, Unavailable
+from drivetrain.watch.answers import outcome_of
 from tests.backends.serving.gateways import (
     TOKEN,
     configure,
@@ -79,7 +82,16 @@ def test_what_was_asked_and_answered_is_captured_under_the_predictions_id(tmp_pa
             gateway.request("POST", "/v1/models/echo:predict", {"instances": []}, {"x-request-id": "header"})
             made = gateway.predict(x=3).headers["x-request-id"]
             assert gateway.request("POST", "/feedback", {"id": "mine", "label": 1}, BEARER).status == 202
-            assert gateway.request("POST", "/feedback", {"label": 1}, BEARER).status == 422
+            for mistaken in (
+                {"label": 1},
+                {"id": "mine", "lable": True},
+                {"id": "", "label": 1},
+                {"id": 7, "label": 1},
+                [],
+                b'{"id": "mine", "label": ' + b"[" * 100_000,
+            ):
+                refused = gateway.request("POST", "/feedback", mistaken, BEARER)
+                assert (refused.status, "and its `label`" in refused.json()["error"]) == (422, True)
             wait_until(lambda: len(new.requests) == 4)
             assert gateway.end() == 0
     events = [event for _, event in captured.read(tmp_path / "log")]
@@ -127,7 +139,7 @@ def test_the_time_of_a_request_is_believed_of_who_has_the_token_and_of_nobody_el
 
 
 class Features:
-    """Online features that are computed from their key; the entity 13 is not answered for."""
+    """Online features that are computed from their key; the entity 13 is not answered for, and text is no key."""
 
     keys = entity_keys = ("carrier",)
     features = ("delay", "flights")
@@ -138,6 +150,8 @@ class Features:
     async def fetch(self, entities: Sequence[Mapping[str, Any]]) -> Sequence[Mapping[str, Any]]:
         if any(entity["carrier"] == 13 for entity in entities):
             raise Unavailable("the store does not answer")
+        if any(isinstance(entity["carrier"], str) for entity in entities):
+            raise DataError("it has to be a number", where="carrier")
         return [{"delay": self.base + entity["carrier"], "flights": None} for entity in entities]
 
     async def prepare(self) -> None:
@@ -170,7 +184,79 @@ def test_online_features_are_put_into_the_request_before_it_is_split_and_capture
             assert metrics['drivetrain_gateway_features_missing_total{feature="flights"}'] == 1
             assert gateway.end() == 0
     asked = [event for _, event in captured.read(tmp_path / "log") if event.type.endswith(".request")]
-    assert [json.loads(event.body)["input"] for event in asked] == [filled] * 2
+    assert [json.loads(event.body)["input"] for event in asked] == [filled, filled, {"carrier": 13}]
+
+
+def test_what_the_look_up_answers_is_counted_and_captured_as_an_answer_of_its_revision(tmp_path: Path) -> None:
+    lookup = LookingUp(f"{__name__}:Features", {"base": 100})
+    capturing = Capturing(directory=str(tmp_path / "log"))
+    with fakes(succeed, succeed) as (old, new):
+        upstreams = {"old": old.url, "new": new.url}
+        with running(tmp_path, upstreams=upstreams, lookup=lookup, capturing=capturing) as gateway:
+            ready(gateway, "old", "new")
+            gateway.route(old=50, new=50)
+            down = [gateway.predict(carrier=13) for _ in range(4)]
+            assert [answer.status for answer in down] == [503] * 4
+            assert Counter(answer.headers["x-drivetrain-revision"] for answer in down) == {"old": 2, "new": 2}
+            assert all("x-request-id" in answer.headers for answer in down)
+            wrong = [gateway.predict(carrier="DL") for _ in range(2)]
+            assert [answer.status for answer in wrong] == [422] * 2
+            metrics = gateway.metrics()
+            for revision in upstreams:
+                counted = f'drivetrain_gateway_requests_total{{revision="{revision}",outcome='
+                assert metrics[f'{counted}"overloaded"}}'] == 2
+                assert metrics[f'{counted}"refused"}}'] == 1
+                assert metrics[f'drivetrain_gateway_request_seconds_count{{revision="{revision}"}}'] == 3
+                assert metrics[f'drivetrain_gateway_in_flight{{revision="{revision}"}}'] == 0
+            assert old.requests == new.requests == []
+            assert gateway.end() == 0
+    events = [event for _, event in captured.read(tmp_path / "log")]
+    assert Counter((event.revision, event.status) for event in events if event.type.endswith(".response")) == {
+        ("old", 503): 2, ("new", 503): 2, ("old", 422): 1, ("new", 422): 1
+    }  # fmt: skip
+
+
+def test_a_stream_that_ends_with_a_failure_is_counted_and_captured_as_failed_however_long_it_is(tmp_path: Path) -> None:
+    def tell(exchange: Exchange, chunks: int) -> None:
+        async def write() -> None:
+            stream = exchange.stream(200, (), b"text/event-stream")
+            for number in range(chunks):
+                await stream.write(b'event: output\ndata: {"chunk":"%b","index":%d}\n\n' % (b"x" * 10_000, number))
+            await stream.write(b'event: completed\ndata: {"error":"no such carrier","status":"failed"}\n\n')
+            stream.end()
+
+        tasks.append(asyncio.get_running_loop().create_task(write()))
+
+    def answer(exchange: Exchange) -> None:
+        tell(exchange, json.loads(exchange.request.body)["input"]["chunks"])
+
+    tasks: list[Any] = []
+    capturing = Capturing(directory=str(tmp_path / "log"))
+    with fakes(answer) as (fake,), running(tmp_path, upstreams={"one": fake.url}, capturing=capturing) as gateway:
+        ready(gateway, "one")
+        for chunks in (1, 300):
+            found = gateway.predict({"accept": "text/event-stream"}, chunks=chunks)
+            assert found.status == 200
+            assert found.body.count(b"event: output") == chunks
+        sample = 'drivetrain_gateway_requests_total{revision="one",outcome="%s"}'
+        wait_until(lambda: gateway.metrics()[sample % "failed"] == 2)
+        assert gateway.metrics()[sample % "succeeded"] == 0
+        assert gateway.end() == 0
+    answers = [event for _, event in captured.read(tmp_path / "log") if event.type.endswith(".response")]
+    assert [outcome_of(event) for event in answers] == ["failed", "failed"]
+    assert 1024**2 < len(answers[1].body) < 1024**2 + 100_000
+
+
+def test_a_prediction_that_is_to_end_later_is_counted_as_accepted(tmp_path: Path) -> None:
+    def promise(exchange: Exchange) -> None:
+        exchange.reply(Response(202, b'{"id":"p","status":"starting"}'))
+
+    with fakes(promise) as (fake,), running(tmp_path, upstreams={"one": fake.url}) as gateway:
+        ready(gateway, "one")
+        assert gateway.predict({"prefer": "respond-async"}, x=1).status == 202
+        metrics = gateway.metrics()
+        assert metrics['drivetrain_gateway_requests_total{revision="one",outcome="accepted"}'] == 1
+        assert metrics['drivetrain_gateway_requests_total{revision="one",outcome="succeeded"}'] == 0
 
 
 def test_no_credentials_get_into_the_capture_log(tmp_path: Path) -> None:
@@ -232,4 +318,6 @@ def test_a_look_up_that_cannot_be_opened_is_one_clear_error(tmp_path: Path) -> N
 
 def test_feedback_is_refused_where_nothing_is_captured(tmp_path: Path) -> None:
     with running(tmp_path) as gateway:
-        assert gateway.request("POST", "/feedback", {"id": "x", "label": 1}, BEARER).status == 409
+        refused = gateway.request("POST", "/feedback", {"id": "x", "label": 1}, BEARER)
+        assert refused.status == 409
+        assert "`monitoring.capture.keep`" in refused.json()["hint"]

@@ -217,7 +217,7 @@ def test_two_changes_at_a_time_are_made_one_after_the_other(tmp_path: Path, bund
         for change in changes:
             change.start()
         for change in changes:
-            change.join(60)
+            change.join(120)
         assert found == [200] * 3
         assert [entry["revision"] for entry in gateway.status()["revisions"]] == ["n0", "n1", "n2", "old"]
 
@@ -235,13 +235,38 @@ def test_traffic_can_be_moved_while_a_revision_takes_its_time_to_come_up(tmp_pat
         deployment.start()
         wait_until(lambda: (slow / "starting").exists())
         assert gateway.route(good=100).status == 200
+        assert gateway.admin("PUT", "scale", {"min": 2, "max": 2}).status == 200
         assert (gateway.status()["revision"], found) == ("good", [])
         (slow / "go").touch()
-        deployment.join(30)
+        deployment.join(60)
         assert found == [200]
         assert gateway.route(slow=100).status == 200
+        wait_until(lambda: gateway.revision("slow")["ready"] == 2)  # the bounds that were moved meanwhile hold for it
         assert gateway.predict(x=1).headers["x-drivetrain-revision"] == "slow"
         assert gateway.metrics()['drivetrain_gateway_requests_total{revision="slow",outcome="succeeded"}'] == 1
+
+
+def test_a_revision_that_comes_up_while_traffic_is_moved_is_kept(tmp_path: Path, bundle: Bundle) -> None:
+    quick, slow = bundle("echo"), tmp_path / "slow"
+    slow.mkdir()
+    (slow / "run.py").write_text(SLOW_START)
+    (slow / "go").touch()
+    with running(tmp_path / "home") as gateway:
+        gateway.serve("slow", slow)
+        gateway.serve("quick", quick)
+        wait_until(lambda: gateway.revision("slow")["state"] == "stopped")
+        for name in ("go", "starting"):
+            (slow / name).unlink()
+        found: list[int] = []
+        moving = threading.Thread(target=lambda: found.append(gateway.route(slow=100).status))
+        moving.start()
+        wait_until(lambda: (slow / "starting").exists())
+        assert gateway.deploy("third", quick).status == 200
+        (slow / "go").touch()
+        moving.join(60)
+        assert found == [200]
+        assert gateway.route(third=100).status == 200
+        assert gateway.predict(x=1).headers["x-drivetrain-revision"] == "third"
 
 
 def test_the_routes_on_disk_are_what_the_gateway_comes_back_with(tmp_path: Path, bundle: Bundle) -> None:
@@ -282,15 +307,15 @@ def test_a_switch_does_not_wait_for_replicas_that_the_autoscaler_takes_away_agai
     tmp_path: Path, bundle: Bundle
 ) -> None:
     async def scenario() -> str | None:
-        settings = Settings("echo", str(tmp_path), "127.0.0.1", 0, "", ready_within=30.0)
+        settings = Settings("echo", str(tmp_path), "127.0.0.1", 0, "", ready_within=60.0)
         sockets, numbers = Sockets(), OfRevision()
         revision = Revision("one", Source(str(bundle("echo")), RUNNER), settings, sockets, Room(8), numbers)
         try:
             assert await revision.reach(1) is None
             waiting = asyncio.create_task(revision.reach(3))
-            await revision.pool.until(lambda: revision.wanted == 3, 5.0)
+            await revision.pool.until(lambda: revision.wanted == 3, 30.0)
             revision.scale(1)
-            return await asyncio.wait_for(waiting, 10.0)
+            return await asyncio.wait_for(waiting, 25.0)
         finally:
             await revision.close(drain=False)
             sockets.remove()

@@ -142,10 +142,10 @@ def test_a_client_that_sends_a_byte_now_and_then_is_cut_off_with_408(start: byte
 
 
 def test_the_time_for_a_request_does_not_run_while_the_one_before_is_answered() -> None:
-    with holding(Limits(header_time=0.2, body_time=0.2)) as running, running.connect() as client:
+    with holding(Limits(header_time=1.0, body_time=1.0)) as running, running.connect() as client:
         client.send(b"GET / HTTP/1.1\r\n\r\nGET /half HTTP/1.1\r\n")
         running.wait(lambda: len(running.held) == 1)
-        time.sleep(0.6)
+        time.sleep(2.0)
         running.call(lambda: running.held[0].reply(Response(200)))
         assert client.answer()[0] == 200
         client.send(b"\r\n")
@@ -155,11 +155,11 @@ def test_the_time_for_a_request_does_not_run_while_the_one_before_is_answered() 
 
 
 def test_an_idle_connection_is_closed_and_one_that_waits_for_its_answer_is_not() -> None:
-    with holding(Limits(idle_time=0.2)) as running, running.connect() as idle, running.connect() as client:
+    with holding(Limits(idle_time=1.0)) as running, running.connect() as idle, running.connect() as client:
         client.get()
         assert idle.ended()
         running.wait(lambda: len(running.held) == 1)
-        time.sleep(0.4)
+        time.sleep(2.0)
         running.call(lambda: running.held[0].reply(Response(200)))
         assert client.answer()[0] == 200
         assert client.ended()

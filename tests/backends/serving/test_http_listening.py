@@ -170,7 +170,7 @@ def test_stopping_ends_with_the_grace_and_says_who_was_cut_off() -> None:
 def test_who_has_just_connected_is_served_before_the_end() -> None:
     with serving() as running, running.connect() as client:
         stopping = asyncio.run_coroutine_threadsafe(running.server.stop(WITHIN), running.loop)
-        time.sleep(0.05)
+        running.wait(lambda: running.server._site is not None and running.server._site.draining)
         client.get()
         status, headers, _ = client.answer()
         assert (status, headers["Connection"]) == (200, "close")

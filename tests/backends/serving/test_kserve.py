@@ -14,6 +14,7 @@ import pytest
 
 from drivetrain.backends.serving.kserve import (
     CHAMPION,
+    REVISION,
     KServeTraffic,
     Predictor,
     candidate,
@@ -122,6 +123,27 @@ def test_the_manifest_and_every_patch_of_it_fit_kserves_schema() -> None:
     whole = merged(beside, promotion(SECOND.revision))
     valid(whole)
     assert whole == inference_service(SECOND)
+
+
+def test_kubernetes_asks_whether_the_container_is_ready_and_whether_it_is_to_be_started_again() -> None:
+    def probed(predictor: Predictor) -> list[str]:
+        container = inference_service(predictor)["spec"]["predictor"]["containers"][0]
+        probes = [container["readinessProbe"]["httpGet"], container["livenessProbe"]["httpGet"]]
+        assert {probe["port"] for probe in probes} == {container["ports"][0]["containerPort"]}
+        return [probe["path"] for probe in probes]
+
+    assert probed(FIRST) == ["/v2/health/ready", "/v2/health/live"]
+    assert probed(replace(FIRST, ready="/openapi.json", live="/health-check")) == ["/openapi.json", "/health-check"]
+
+
+def test_the_loggers_events_name_the_revision_by_an_annotation() -> None:
+    manifest = inference_service(FIRST)
+    logger = manifest["spec"]["predictor"]["logger"]
+    assert logger == {"mode": "all", "url": FIRST.events, "metadataAnnotations": [REVISION]}
+    assert manifest["metadata"]["annotations"][REVISION] == FIRST.revision
+    beside = merged(manifest, candidate(SECOND))
+    assert beside["metadata"]["annotations"][REVISION] == SECOND.revision
+    assert "logger" not in inference_service(replace(FIRST, events=None))["spec"]["predictor"]
 
 
 def test_a_field_that_kserve_does_not_know_would_be_noticed() -> None:

@@ -23,6 +23,7 @@ from drivetrain.backends.serving.gateway.settings import Scaling
 from drivetrain.backends.serving.local import LocalServing, open_serving
 from drivetrain.errors import ServingError, StageError
 from drivetrain.records import Artifact, DeployOutputs, Reference
+from tests.backends.serving.servers import free_port
 from tests.backends.serving.services import (
     HOST,
     RUNNER,
@@ -92,13 +93,13 @@ def typed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[LocalServi
     end_everything(place / "state")
 
 
-def answer(serving: LocalServing, name: str = "typed", timeout: float = 30.0, **inputs: object) -> Mapping[str, Any]:
+def answer(serving: LocalServing, name: str = "typed", timeout: float = 60.0, **inputs: object) -> Mapping[str, Any]:
     endpoint = serving.find(name)
     assert endpoint is not None
     return serving.predict(endpoint, inputs, next(IDS), timeout)
 
 
-def ask(serving: LocalServing, name: str = "typed", timeout: float = 30.0, **inputs: object) -> Any:
+def ask(serving: LocalServing, name: str = "typed", timeout: float = 60.0, **inputs: object) -> Any:
     return answer(serving, name, timeout, **inputs)["output"]
 
 
@@ -139,7 +140,7 @@ def test_predictions_wait_for_a_busy_model(typed: tuple[LocalServing, Path]) -> 
 
     def talk(number: int) -> None:
         inputs = {"distance": number, "seconds": 0.2}
-        found.append(serving.predict(endpoint, inputs, next(IDS), 30)["output"]["delay"])
+        found.append(serving.predict(endpoint, inputs, next(IDS), 60)["output"]["delay"])
 
     threads = [threading.Thread(target=talk, args=(number,)) for number in range(5)]
     for thread in threads:
@@ -224,7 +225,7 @@ def test_a_first_revision_that_is_not_ready_in_time_leaves_no_service(state: Pat
 def test_a_new_revision_takes_over_on_the_same_port_and_stopping_leaves_no_process(
     serving: LocalServing, state: Path, tmp_path: Path
 ) -> None:
-    wanted = settings(state, "one", process.free_port(HOST))
+    wanted = settings(state, "one", free_port())
     first = serving.deploy(wanted, "one-1", bundle(tmp_path / "1", constant(1)), RUNNER, {"distance": 1})
     assert ask(serving, "one", distance=1) == 1
     before = children(first.pid)
@@ -268,7 +269,7 @@ def test_a_revision_can_be_brought_up_beside_and_given_a_share(
 def test_changed_settings_start_the_gateway_anew_with_the_same_revision(
     serving: LocalServing, state: Path, tmp_path: Path
 ) -> None:
-    port = process.free_port(HOST)
+    port = free_port()
     source = bundle(tmp_path / "1", constant(1))
     before = serving.deploy(settings(state, "one", port), "one-1", source, RUNNER)
     after = serving.deploy(settings(state, "one", port, scaling=Scaling(max=2)), "one-1", source, RUNNER)
@@ -301,7 +302,7 @@ def test_an_address_of_another_machine_is_refused(serving: LocalServing, state: 
 def test_a_crashed_model_is_one_error_and_is_back_by_itself(serving: LocalServing, state: Path, tmp_path: Path) -> None:
     endpoint = serving.deploy(settings(state, "one"), "one-1", bundle(tmp_path / "1", TYPED), RUNNER)
     with pytest.raises(ServingError, match="the prediction failed"):
-        serving.predict(endpoint, {"distance": 1, "action": "die"}, "p1", 10)
+        serving.predict(endpoint, {"distance": 1, "action": "die"}, "p1", 60)
     assert ask(serving, "one", distance=10)["delay"] == 1.0
 
 

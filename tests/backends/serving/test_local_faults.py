@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import threading
 import time
 from collections.abc import Mapping
@@ -21,6 +22,7 @@ from drivetrain.backends.serving.gateway.settings import LookingUp, Scaling
 from drivetrain.backends.serving.local import LocalServing
 from drivetrain.errors import ServingError
 from tests.backends.serving.gateways import Clients
+from tests.backends.serving.servers import free_port
 from tests.backends.serving.services import (
     HOST,
     RUNNER,
@@ -50,7 +52,7 @@ class Runner(BaseRunner):
 def ask(serving: LocalServing, name: str = "one") -> Any:
     endpoint = serving.find(name)
     assert endpoint is not None
-    return serving.predict(endpoint, {"distance": 1}, "p", 20.0)["output"]
+    return serving.predict(endpoint, {"distance": 1}, "p", 60.0)["output"]
 
 
 def gateways(state: Path, name: str) -> list[int]:
@@ -67,7 +69,7 @@ def gateways(state: Path, name: str) -> list[int]:
 def test_settings_with_which_no_gateway_comes_up_leave_the_former_one_serving(
     serving: LocalServing, state: Path, tmp_path: Path, fixed: bool
 ) -> None:
-    wanted = settings(state, "one", process.free_port(HOST) if fixed else 0)
+    wanted = settings(state, "one", free_port() if fixed else 0)
     source = bundle(tmp_path / "1", constant(1))
     before = serving.deploy(wanted, "one-1", source, RUNNER)
     with pytest.raises(ServingError) as caught:
@@ -80,6 +82,43 @@ def test_settings_with_which_no_gateway_comes_up_leave_the_former_one_serving(
     assert serving.deploy(wanted, "one-1", source, RUNNER).url == before.url
     assert serving.stop("one")
     assert gateways(state, "one") == []
+
+
+@pytest.mark.parametrize("fixed", [True, False])
+def test_changed_settings_hand_the_grpc_port_over_whatever_becomes_of_the_other(
+    serving: LocalServing, state: Path, tmp_path: Path, fixed: bool
+) -> None:
+    ports = [free_port() for _ in range(3)]
+    source = bundle(tmp_path / "1", constant(1))
+    wanted = settings(state, "one", ports[0] if fixed else 0, grpc_port=ports[1])
+    before = serving.deploy(wanted, "one-1", source, RUNNER)
+    after = serving.deploy(replace(wanted, port=ports[2] if fixed else 0, timeout=50.0), "one-1", source, RUNNER)
+    assert after.pid != before.pid
+    assert not runs(before.pid)
+    assert not process.is_free(HOST, ports[1])
+    with pytest.raises(ServingError, match="serves again") as caught:
+        serving.deploy(replace(wanted, port=0, lookup=NOT_TO_BE_OPENED), "one-1", source, RUNNER)
+    assert "nowhere:nothing cannot be opened" in caught.value.message
+    eventually(lambda: serving.find("one"))
+    assert ask(serving) == 1
+    assert not process.is_free(HOST, ports[1])
+
+
+def test_a_grpc_port_that_another_process_holds_is_named_and_ends_nothing(
+    serving: LocalServing, state: Path, tmp_path: Path
+) -> None:
+    source = bundle(tmp_path / "1", constant(1))
+    before = serving.deploy(settings(state, "one"), "one-1", source, RUNNER)
+    with socket.socket() as other:
+        other.bind((HOST, 0))
+        other.listen()
+        port = other.getsockname()[1]
+        with pytest.raises(ServingError) as caught:
+            serving.deploy(settings(state, "one", grpc_port=port), "one-1", source, RUNNER)
+    assert f"port {port} of {HOST} is taken by process {os.getpid()}" in caught.value.message
+    assert caught.value.hint == "end that process, or set `serving.grpc_port` to another port"
+    assert runs(before.pid)
+    assert ask(serving) == 1
 
 
 def test_two_deployments_at_a_time_make_one_service(serving: LocalServing, state: Path, tmp_path: Path) -> None:
@@ -95,7 +134,7 @@ def test_two_deployments_at_a_time_make_one_service(serving: LocalServing, state
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(60)
+        thread.join(150)
     assert len({endpoint.pid for endpoint in found}) == 1
     assert len(gateways(state, "one")) == 1
     last = found[-1].revision
@@ -175,7 +214,7 @@ def test_the_token_is_in_its_file_alone(
 def test_swapping_scaling_and_rolling_back_under_load_fails_no_request(
     serving: LocalServing, state: Path, tmp_path: Path
 ) -> None:
-    wanted = settings(state, "one", process.free_port(HOST), scaling=Scaling(min=1, max=2, target=2.0, window=6.0))
+    wanted = settings(state, "one", free_port(), scaling=Scaling(min=1, max=2, target=2.0, window=6.0))
     places = {number: bundle(tmp_path / str(number), TRIPLE) for number in (1, 2)}
 
     def deploy(number: int) -> float:
@@ -186,7 +225,7 @@ def test_swapping_scaling_and_rolling_back_under_load_fails_no_request(
     deploy(1)
     with Clients(wanted.port, lambda number: {"distance": number}, lambda number: 3.0 * number, 6) as clients:
         clients.wait_for(50)
-        eventually(lambda: serving.status("one").revisions[0].ready == 2, 30.0)
+        eventually(lambda: serving.status("one").revisions[0].ready == 2)
         times = []
         for number in (2, 1):
             times.append(deploy(number))
@@ -198,7 +237,7 @@ def test_swapping_scaling_and_rolling_back_under_load_fails_no_request(
         replica.kill()
         killed = time.monotonic()
         eventually(lambda: any(entry.ready < entry.wanted for entry in serving.status("one").revisions))
-        eventually(lambda: all(entry.ready == entry.wanted for entry in serving.status("one").revisions), 30.0)
+        eventually(lambda: all(entry.ready == entry.wanted for entry in serving.status("one").revisions))
         recovered = time.monotonic() - killed
         clients.wait_for(50)
         serving.route("one", {"one-2": 100})

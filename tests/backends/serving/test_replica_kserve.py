@@ -51,6 +51,14 @@ def test_v2_predicts_and_tells_of_server_and_model(echo: Server) -> None:
     assert reply.json()["outputs"][0]["data"] == [3.0, 6.0]
 
 
+def test_v2_routes_with_a_version_are_those_without(echo: Server) -> None:
+    for rest in ("", "/ready"):
+        assert echo.get(f"/v2/models/model/versions/1{rest}").json() == echo.get(f"/v2/models/model{rest}").json()
+    tensor = {"name": "x", "shape": [2], "datatype": "FP64", "data": [1.0, 2.0]}
+    reply = echo.request("POST", "/v2/models/model/versions/latest/infer", {"inputs": [tensor]})
+    assert (reply.status, reply.json()["outputs"][0]["data"]) == (200, [3.0, 6.0])
+
+
 def test_v2_binary_tensors_go_in_and_out_with_their_header_length(echo: Server) -> None:
     head = json.dumps(
         {
@@ -84,6 +92,7 @@ def test_a_header_length_that_is_no_number_is_refused(echo: Server) -> None:
         ("GET", "/v2/models/other"),
         ("GET", "/v2/models/other/ready"),
         ("POST", "/v2/models/other/infer"),
+        ("GET", "/v2/models/other/versions/1"),
     ],
 )
 def test_an_unknown_model_is_404_in_kserves_words(echo: Server, method: str, path: str) -> None:
@@ -99,6 +108,12 @@ def test_an_unknown_model_is_404_in_kserves_words(echo: Server, method: str, pat
         ("POST", "/v2", 405),
         ("GET", "/v2/models/model/nothing", 404),
         ("GET", "/v2/models/model/", 404),
+        ("GET", "/v2/models/model/versions", 404),
+        ("GET", "/v2/models/model/versions/", 404),
+        ("GET", "/v2/models/model/versions/1/", 404),
+        ("GET", "/v2/models/model/versions//ready", 404),
+        ("GET", "/v2/models/model/versions/1/nothing", 404),
+        ("GET", "/v2/models/model/versions/1/infer", 405),
         ("GET", "/v1/nothing", 404),
         ("POST", "/v2/repository/models/model/unload", 404),
     ],

@@ -40,7 +40,7 @@ class Receiver:
     def bodies(self) -> list[Any]:
         return [body for _, body in self.got]
 
-    def wait_for(self, count: int, within: float = 20.0) -> list[Any]:
+    def wait_for(self, count: int, within: float = 60.0) -> list[Any]:
         """The bodies, when there are so many."""
         deadline = time.monotonic() + within
         while len(self.got) < count:
@@ -48,7 +48,7 @@ class Receiver:
             time.sleep(0.01)
         return self.bodies()
 
-    def wait_for_end(self, within: float = 20.0) -> list[Any]:
+    def wait_for_end(self, within: float = 60.0) -> list[Any]:
         """The bodies, when one of them is of a prediction that has ended."""
         deadline = time.monotonic() + within
         while not any(body["status"] in ("succeeded", "failed", "canceled") for body in self.bodies()):
@@ -245,7 +245,7 @@ def test_a_prediction_that_never_ran_is_told_as_failed_if_its_caller_was_promise
             body = {"input": {"action": "wait", "seconds": 600}, "webhook": receiver.url, "id": str(number)}
             body["webhook_events_filter"] = ["completed"]
             assert server.request("POST", "/predictions", body, ASYNC).status == 202
-        found = {body["id"]: body for body in receiver.wait_for(2, within=30)}
+        found = {body["id"]: body for body in receiver.wait_for(2)}
         assert [found[key]["status"] for key in ("0", "1")] == ["failed", "failed"]
         assert "longer than 1 s" in found["0"]["error"]
 

@@ -216,17 +216,33 @@ def test_a_runner_that_raises_or_exits_fails_that_prediction_alone_and_its_lines
     carried_out(scenario())
 
 
+HELD_STREAM = """
+import pathlib, time
+from cog import BaseRunner, ConcatenateIterator
+
+class Runner(BaseRunner):
+    def run(self, text: str) -> ConcatenateIterator[str]:
+        for word in text.split():
+            yield word + " "
+            while not pathlib.Path("go").exists():
+                time.sleep(0.005)
+"""
+
+
 def test_a_stream_reports_each_piece_as_it_comes_and_answers_with_all(bundle: Bundle) -> None:
     async def scenario() -> None:
-        async with started(bundle("streaming")) as pool:
+        place = bundle(HELD_STREAM)
+        async with started(place) as pool:
             assert pool.signature is not None
             assert pool.signature.streams
-            asked = ask(pool, {"text": "a b c", "pause": 0.05}, follow=True)
+            asked = ask(pool, {"text": "a b c"}, follow=True)
             await until(lambda: ("output", '"a "') in asked.progress)
             assert not asked.answers
+            (place / "go").touch()
             assert await asked.output() == ["a ", "b ", "c "]
             assert asked.progress == [("start", ""), ("output", '"a "'), ("output", '"b "'), ("output", '"c "')]
-            canceled = ask(pool, {"text": "a b c d", "pause": 30}, follow=True)
+            (place / "go").unlink()
+            canceled = ask(pool, {"text": "a b c d"}, follow=True)
             await until(lambda: pool.in_flight == 1)
             pool.cancel(canceled.ticket)
             assert (await canceled.body())["status"] == "canceled"
@@ -277,7 +293,7 @@ def test_slots_can_be_limited_and_are_refused_for_a_runner_that_has_none(bundle:
 
 def test_a_coroutine_is_canceled_or_ended_in_time_and_the_others_go_on(bundle: Bundle) -> None:
     async def scenario() -> None:
-        async with started(bundle("async"), timeout=0.5) as pool:
+        async with started(bundle("async"), timeout=3.0) as pool:
             slow, canceled = ask(pool, {"seconds": 30}), ask(pool, {"seconds": 30})
             await until(lambda: pool.in_flight == 2)
             assert pool.cancel(canceled.ticket)
@@ -302,7 +318,7 @@ class Runner(BaseRunner):
 """
 
     async def scenario() -> None:
-        async with started(bundle(runner), timeout=0.2) as pool:
+        async with started(bundle(runner), timeout=2.0) as pool:
             blocked, waiting = ask(pool, {"seconds": 3600}), ask(pool, {})
             assert (await blocked.answer()).status == 504
             assert await waiting.output() == 0
@@ -387,15 +403,16 @@ def test_the_users_module_is_run_once_and_finds_its_neighbours(bundle: Bundle) -
 def test_where_the_time_went_is_told(bundle: Bundle) -> None:
     async def scenario() -> None:
         async with started(bundle("sleeping")) as pool:
-            first, second = ask(pool, {"seconds": 0.2}), ask(pool, {"seconds": 0.0})
+            # What else is measured may take a while too where many processes share the machine: the sleep is longer by far.
+            first, second = ask(pool, {"seconds": 2.0}), ask(pool, {"seconds": 0.0})
             await first.output()
             await second.output()
             (_, decode, wait, compute, encode, together), (total, _, _, quick, _, _) = pool.recent
-            assert compute >= 0.2
-            assert total >= 0.15 > quick
+            assert compute >= 2.0
+            assert total >= 1.5 > quick
             assert (wait, together) == (0, 1)
-            assert 0 < decode < 0.1
-            assert 0 < encode < 0.1
+            assert 0 < decode < 1.0
+            assert 0 < encode < 1.0
 
     carried_out(scenario())
 

@@ -63,7 +63,8 @@ class Runner(BaseRunner):
     def infer(self, tensors: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         """`prediction` and, for a classifier, `probabilities` (rows, classes), for rows along the first axis.
 
-        Either one tensor of shape (rows, features), under any name, or one of shape (rows,) for each feature.
+        Either one tensor of shape (rows, features), under any name, or one of shape (rows,) for each feature. Raises `ValueError` for
+        others; it has to be raised here, since a server takes that of a library for a failure of the model.
         """
         output = self.model(self.table_of(tensors))
         if self.classes is None:
@@ -94,7 +95,9 @@ class Runner(BaseRunner):
             columns = {name: tensors[name].reshape(-1) for name in self.features}
             if len({len(column) for column in columns.values()}) > 1:
                 raise ValueError("the tensors differ in length")
-            return self.of_columns({name: as_text(column) for name, column in columns.items()})
+            if not any(len(column) for column in columns.values()):
+                raise ValueError("the tensors have no rows")
+            return self.of_columns({name: as_text(name, column) for name, column in columns.items()})
         matrix = next(iter(tensors.values()))
         if len(tensors) > 1 or matrix.ndim < 2 or matrix[:1].size != len(self.features) * len(matrix[:1]):
             raise ValueError(
@@ -104,7 +107,9 @@ class Runner(BaseRunner):
         if len(self.numbers) < len(self.features):
             texts = ", ".join(name for name in self.features if name not in self.numbers)
             raise ValueError(f"not every feature is a number ({texts}): give one tensor for each feature")
-        return self.of_matrix(matrix.reshape(len(matrix), -1))
+        if not len(matrix):
+            raise ValueError("the tensor has no rows")
+        return self.of_matrix(as_numbers(matrix.reshape(len(matrix), -1)))
 
     def of_matrix(self, matrix: np.ndarray) -> Any:
         """A matrix of all features, which are numbers."""
@@ -219,8 +224,21 @@ def plain(value: Any) -> float | None:
     return number if np.isfinite(number) else None
 
 
-def as_text(column: np.ndarray) -> np.ndarray:
+def as_numbers(matrix: np.ndarray) -> np.ndarray:
+    """A tensor of bytes as the numbers that it spells; any other as it is."""
+    if matrix.dtype.kind not in "OSU":
+        return matrix
+    try:
+        return matrix.astype("float64")
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"the tensor has to be of numbers: {error}") from error
+
+
+def as_text(name: str, column: np.ndarray) -> np.ndarray:
     """A tensor of bytes as text; any other as it is."""
     if column.dtype.kind not in "OS":
         return column
-    return np.array([one.decode() if isinstance(one, bytes) else one for one in column], dtype=object)
+    try:
+        return np.array([one.decode() if isinstance(one, bytes) else one for one in column], dtype=object)
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{name} has to be text in UTF-8: {error}") from error

@@ -36,6 +36,8 @@ class Predictor:
     events: str | None = None
     ready: str = "/v2/health/ready"
     """Path that answers 200 once predictions are taken; `/openapi.json` for an image of `cog build`."""
+    live: str = "/v2/health/live"
+    """Path that answers 200 unless only a new container helps; `/health-check` for an image of `cog build`."""
     environment: Mapping[str, str] = field(default_factory=dict)
     resources: Mapping[str, str] = field(default_factory=dict)
     """Requests and limits alike, such as `{"cpu": "2", "memory": "4Gi"}`."""
@@ -101,7 +103,7 @@ def _predictor(predictor: Predictor) -> dict[str, Any]:
         "containers": [_container(predictor)],
     }
     if predictor.events is not None:
-        found["logger"] = {"mode": "all", "url": predictor.events}
+        found["logger"] = {"mode": "all", "url": predictor.events, "metadataAnnotations": [REVISION]}
     return found
 
 
@@ -112,6 +114,13 @@ def _container(predictor: Predictor) -> dict[str, Any]:
         "image": predictor.image,
         "ports": [{"containerPort": _PORT, "name": "http1", "protocol": "TCP"}],
         "readinessProbe": {"httpGet": {"path": predictor.ready, "port": _PORT}, "periodSeconds": 2},
+        # The container's front listens within a second or so, and answers whatever the model does: half a minute is a failure.
+        "livenessProbe": {
+            "httpGet": {"path": predictor.live, "port": _PORT},
+            "periodSeconds": 10,
+            "timeoutSeconds": 5,
+            "failureThreshold": 3,
+        },
     }
     if predictor.environment:
         container["env"] = [{"name": name, "value": value} for name, value in sorted(predictor.environment.items())]

@@ -82,7 +82,7 @@ class LocalServing:
         """Brings the revision up behind the service's gateway, has it answer `example`, and gives it the traffic.
 
         The gateway keeps its address and its callers' connections. Only where its own settings have changed is it
-        started anew; if those name the port that it holds, nothing answers for about as long as a start takes. If a gateway with
+        started anew; if those name a port that it holds, nothing answers for about as long as a start takes. If a gateway with
         the changed settings does not come up, the one with the former settings serves on, or again.
         """
         with self._turn(settings):
@@ -239,8 +239,7 @@ class LocalServing:
         if running is None:
             if old is not None:
                 process.sweep(self._home, settings.name)
-            if settings.port != 0 and not process.is_free(settings.host, settings.port):
-                raise process.port_taken(settings.host, settings.port)
+            process.are_free(settings)
             return self._start(settings)
         if self._is_as_wanted(settings):
             return running
@@ -250,9 +249,7 @@ class LocalServing:
         """Another gateway in place of the one that runs, which serves on, or again, if the other does not come up."""
         former = self._wanted_of(settings.name)
         patience = max(self._stopped_within, (former or settings).timeout + _SPARE)
-        if settings.port != 0 and not process.is_free(settings.host, settings.port):
-            if running.port != settings.port:
-                raise process.port_taken(settings.host, settings.port)
+        if not process.are_free(settings, (running.port, former.grpc_port if former else None)):
             process.end(running, patience)
         try:
             server = self._start(settings)

@@ -10,12 +10,13 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Collection
 from dataclasses import replace
 from pathlib import Path
 
 from drivetrain.backends.serving import alive
 from drivetrain.backends.serving.alive import Server
-from drivetrain.backends.serving.gateway.settings import SERVICE_VARIABLE
+from drivetrain.backends.serving.gateway.settings import SERVICE_VARIABLE, Settings
 from drivetrain.errors import ServingError
 from drivetrain.machine import without_limit
 
@@ -134,13 +135,28 @@ def free_port(host: str) -> int:
         return int(probe.getsockname()[1])
 
 
-def port_taken(host: str, port: int) -> ServingError:
-    """The error for a port that another program holds; it names that program if the system tells."""
+def are_free(settings: Settings, held: Collection[int | None] = ()) -> bool:
+    """Whether the ports that the settings name are free; False if one is not, but is among those of `held`.
+
+    Raises `ServingError` if another program has one, and what `is_free` raises.
+    """
+    free = True
+    for key, port in (("port", settings.port), ("grpc_port", settings.grpc_port)):
+        if not port or is_free(settings.host, port):
+            continue
+        if port not in held:
+            raise port_taken(settings.host, port, key)
+        free = False
+    return free
+
+
+def port_taken(host: str, port: int, key: str = "port") -> ServingError:
+    """The error for a port that another program holds; it names that program if the system tells. `key` is the setting of `serving`."""
     pid = _holder(port)
     who = f" by process {pid}" if pid else ""
+    free = " (`serving.port: 0` takes a free one)" if key == "port" else ""
     return ServingError(
-        f"port {port} of {host} is taken{who}",
-        hint="end that process, or set `serving.port` to another port (`serving.port: 0` takes a free one)",
+        f"port {port} of {host} is taken{who}", hint=f"end that process, or set `serving.{key}` to another port{free}"
     )
 
 

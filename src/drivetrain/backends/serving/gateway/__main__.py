@@ -40,7 +40,11 @@ _SPARE = 2.0
 
 
 class GrpcDoor(Protocol):
-    """A gRPC server that listens."""
+    """A gRPC server that has its address."""
+
+    port: int
+
+    async def start(self) -> None: ...
 
     async def stop(self, grace: float) -> None: ...
 
@@ -76,10 +80,13 @@ async def serve(settings: Settings) -> None:
         # Importing pandas alone takes longer than a look-up may.
         await lookup.prepare()
     server = http.Server(app, Limits(body=settings.body))
-    # First of all the address: whoever cannot have it must not touch what the one who has it runs.
+    # First of all the addresses: whoever cannot have them must not touch what the one who has them runs, nor be taken to be up.
+    door = _grpc_door(settings, service, app)
     port = await server.listen(settings.host, settings.port, tls)
     service.open()
-    door = await _open_grpc(settings, service, app)
+    if door is not None:
+        await door.start()
+        log.info("%s: listening for gRPC on %s:%d", settings.name, settings.host, door.port)
     log.info("%s: listening on %s:%d", settings.name, settings.host, port)
     await ending.wait()
     log.info("%s: ending; %d requests are still to be answered", settings.name, server.in_flight)
@@ -104,7 +111,8 @@ def _app(
     )
 
 
-async def _open_grpc(settings: Settings, service: Service, app: App) -> GrpcDoor | None:
+def _grpc_door(settings: Settings, service: Service, app: App) -> GrpcDoor | None:
+    """The gRPC server, which has its address and takes no calls yet. Raises `ServingError` if it cannot have it."""
     if settings.grpc_port is None:
         return None
     # gRPC takes 100 ms to import, and most services have no such port.
@@ -112,8 +120,7 @@ async def _open_grpc(settings: Settings, service: Service, app: App) -> GrpcDoor
     from drivetrain.backends.serving.replica.grpc_server import GrpcServer, Listening
 
     door = GrpcServer(grpc_door.service(app, service))
-    listening = Listening(settings.host, settings.grpc_port, settings.certificate, settings.key, settings.body)
-    await door.start(listening)
+    door.bind(Listening(settings.host, settings.grpc_port, settings.certificate, settings.key, settings.body))
     return door
 
 

@@ -11,6 +11,7 @@ from time import perf_counter
 from drivetrain.backends.serving.gateway import requests
 from drivetrain.backends.serving.gateway.admin import Admin, Door, reply, unauthorized
 from drivetrain.backends.serving.gateway.contracts import Recorder
+from drivetrain.backends.serving.gateway.endings import has_failed
 from drivetrain.backends.serving.gateway.forward import Forward, Outbound, Shared, own_answer
 from drivetrain.backends.serving.gateway.lookup import Lookup
 from drivetrain.backends.serving.gateway.requests import Read
@@ -84,9 +85,11 @@ class App:
             return
         predicts = requests.predicts(request.method, request.path)
         canceled = requests.canceled(request.method, request.path)
-        if read.authorization is not None or self._guard or canceled is not None:
+        # A training is neither enriched nor captured: who has the token may ask for one, others for predictions.
+        changes = canceled is not None or requests.trains(request.method, request.path)
+        if read.authorization is not None or self._guard or changes:
             admitted = self._parts.door.admits(request)
-            guarded = canceled is not None or (self._guard and (predicts or request.method not in _SAFE))
+            guarded = changes or (self._guard and (predicts or request.method not in _SAFE))
             if guarded and not admitted:
                 exchange.reply(self._marked(unauthorized(), read))
                 return
@@ -115,8 +118,9 @@ class App:
         predicts: bool,
         started: float,
         marks: Sequence[tuple[bytes, bytes]] = (),
+        answer: Response | None = None,
     ) -> None:
-        """`marks` are headers that the answer gets besides its id and its revision."""
+        """`marks` are headers that the answer gets besides its id and its revision; with `answer`, no replica is asked for one."""
         request, service = exchange.request, self._service
         prediction = requests.id_in_path(request.method, request.path)
         holder = self._parts.shared.holders.find(prediction) if prediction else None
@@ -145,9 +149,12 @@ class App:
         if predicts:
             if self._recorder is not None:
                 self._capture(forward, self._recorder, prediction, read)
-            if service.router.routes.shadow is not None:
+            if service.router.routes.shadow is not None and answer is None:
                 self._parts.shadow.copy(request, out, read, forward.event)
-        forward.start()
+        if answer is None:
+            forward.start()
+        else:
+            self._finish(forward, answer)
 
     def _sticky_value(self, exchange: Exchange) -> bytes | None:
         header = self._service.router.routes.sticky
@@ -167,7 +174,7 @@ class App:
             response.headers = [*response.headers, *forward.marks, forward.pool.mark]
             forward.exchange.reply(response)
         numbers = forward.pool.numbers
-        failed = response.status == 200 and requests.has_failed(response.body)
+        failed = response.status == 200 and has_failed(response.body)
         numbers.count(500 if failed else response.status, took)
         numbers.added.observe(max(0.0, took - forward.spent))
         if forward.event is not None and self._recorder is not None:
@@ -186,11 +193,9 @@ class App:
         self._metrics.lookup_failed += found.failed
         for feature in found.missing:
             self._metrics.missing[feature] = self._metrics.missing.get(feature, 0) + 1
-        if found.error is not None:
-            exchange.reply(self._marked(found.error, read))
-        elif not exchange.gone:
+        if not exchange.gone:
             marks = [(_MISSING, ", ".join(found.missing).encode())] if found.missing else []
-            self._send(exchange, read, found.body, True, started, marks)
+            self._send(exchange, read, found.body, True, started, marks, found.error)
 
     async def _cancel(self, exchange: Exchange, read: Read, prediction: str) -> None:
         """Asks the replica that has the prediction; if it is not known, all of them."""
@@ -235,15 +240,16 @@ class App:
             return
         try:
             said = json.loads(request.body)
-            event, at = said["id"], said.get("time")
-        except (ValueError, KeyError, TypeError, AttributeError):
+            event, _, at = said["id"], said["label"], said.get("time")
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
             event = at = None
         if not isinstance(event, str) or not event:
             exchange.reply(reply(422, {"error": "feedback has the `id` of a prediction and its `label`, in JSON"}))
         elif at is not None and not requests.is_instant(at):
             exchange.reply(reply(422, {"error": "the `time` of feedback is in seconds since the epoch"}))
         elif self._recorder is None:
-            exchange.reply(reply(409, {"error": "this service captures nothing", "hint": "set `serving.capture`"}))
+            hint = "set `monitoring.capture.keep` or `monitoring.capture.sink`"
+            exchange.reply(reply(409, {"error": "this service captures nothing", "hint": hint}))
         else:
             self._recorder.feedback(event, request.body, time.time() if at is None else float(at))
             exchange.reply(reply(202, {"id": event}))

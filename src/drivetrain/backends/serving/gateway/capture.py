@@ -25,7 +25,7 @@ from drivetrain.errors import ServingError
 _log = logging.getLogger(__name__)
 
 QUEUE_BYTES = 64 * 1024**2
-"""Bodies that may wait to be written, besides the bound on their number: large bodies must not fill the memory."""
+"""Bodies that may wait to be written, and as many to be sent, besides the bound on their number: large bodies must not fill the memory."""
 _LINGER = 0.01
 """Seconds after an event in which others gather: one wake-up of the thread for all of them."""
 _PAUSE = 0.0005
@@ -59,7 +59,7 @@ class Recorder:
         self._threshold = round(settings.sample * 2**32)
         self._queue: queue.SimpleQueue[Event | None] = queue.SimpleQueue()
         self._segments = _segments(settings)
-        self._sink = Sink(settings.sink, settings.queue) if settings.sink else None
+        self._sink = Sink(settings.sink, settings.queue, QUEUE_BYTES) if settings.sink else None
         self._open = self._wanted = self._segments is not None or self._sink is not None
         # Each is changed by one thread alone: refused and bytes in by the event loop's, all others by the writer's.
         self._refused = self._bytes_in = self._bytes_out = self._written = self._lost = 0

@@ -1,6 +1,8 @@
-"""The gateway's gRPC port: each ModelInfer is posted to the gateway's own handler, and so routed, captured and counted as others are.
+"""The gateway's gRPC port: what a call asks of the model goes to the gateway's own handler, and is so routed, captured and counted as
+other requests are, and wakes a service that sleeps.
 
-The replica gets it as `POST /v2/models/NAME/infer` with the content type below, and answers with the bytes of a ModelInferResponse.
+The replica gets a ModelInfer as `POST /v2/models/NAME/infer` with the content type below, and answers with the bytes of a
+ModelInferResponse; ModelReady and ModelMetadata are the same questions as over HTTP.
 """
 
 from __future__ import annotations
@@ -14,14 +16,12 @@ from collections.abc import Callable
 from drivetrain import __version__
 from drivetrain.backends.serving.gateway.service import Service
 from drivetrain.backends.serving.http.messages import Handler, Headers, Request, Response, Stream
-from drivetrain.backends.serving.http.outcomes import ClientError
 from drivetrain.backends.serving.replica import grpc_server
 from drivetrain.backends.serving.replica.calls import Answer
 from drivetrain.backends.serving.replica.codecs.metadata import ModelMetadata, ServerMetadata, TensorMetadata
 from drivetrain.backends.serving.replica.grpc_server import Metadata
 
 CONTENT_TYPE = b"application/vnd.open-inference+protobuf"
-_WITHIN = 5.0
 _FORWARDED = ("authorization", "x-request-id", "x-drivetrain-time")
 
 
@@ -57,7 +57,7 @@ class Posted:
 def service(handler: Handler, gateway: Service) -> grpc_server.Service:
     """What the gRPC server answers with. `handler` is the gateway's."""
     name = gateway.settings.name
-    target = f"/v2/models/{name}/infer"
+    model = f"/v2/models/{name}"
 
     async def infer(body: bytes, deadline: float | None, metadata: Metadata) -> Answer:
         headers = [
@@ -67,14 +67,7 @@ def service(handler: Handler, gateway: Service) -> grpc_server.Service:
         if deadline is not None:
             left = max(0, math.ceil((deadline - time.monotonic()) * 1000))
             headers.append((b"x-request-timeout-ms", b"%d" % left))
-        arrived = asyncio.get_running_loop().time()
-        posted = Posted(Request("POST", target, "", headers, body, arrived))
-        handler(posted)
-        try:
-            response = await posted.answer
-        except asyncio.CancelledError:
-            posted.leave()
-            raise
+        response = await _answer(handler, "POST", f"{model}/infer", headers, body)
         marks = {key.decode(): value.decode("latin-1") for key, value in response.headers if key.startswith(b"x-")}
         return Answer(response.status, response.body, json.dumps({"headers": marks}).encode())
 
@@ -82,34 +75,42 @@ def service(handler: Handler, gateway: Service) -> grpc_server.Service:
         primary = gateway.router.routes.primary
         return primary is not None and gateway.revisions[primary].state in ("ready", "asleep")
 
-    async def model_metadata(asked: str) -> ModelMetadata | None:
-        return await _model_metadata(gateway, name) if asked == name else None
+    async def model_ready(asked: str) -> bool | None:
+        return (await _answer(handler, "GET", f"{model}/ready")).status == 200 if asked == name else None
+
+    async def model_metadata(asked: str) -> ModelMetadata | Answer | None:
+        if asked != name:
+            return None
+        response = await _answer(handler, "GET", model)
+        return _metadata(response.body) if response.status == 200 else Answer(response.status, response.body)
 
     return grpc_server.Service(
         infer=infer,
         ready=ready,
-        model_ready=lambda asked: ready() if asked == name else None,
+        model_ready=model_ready,
         server_metadata=lambda: ServerMetadata("drivetrain", __version__, ()),
         model_metadata=model_metadata,
     )
 
 
-async def _model_metadata(gateway: Service, name: str) -> ModelMetadata | None:
-    primary = gateway.router.routes.primary
-    upstreams = gateway.revisions[primary].pool.upstreams if primary is not None else []
-    for upstream in upstreams:
-        try:
-            answer = await upstream.client.request("GET", f"/v2/models/{name}", timeout=_WITHIN)
-        except ClientError:
-            continue
-        if answer.status == 200:
-            found = json.loads(answer.body)
-            tensors = [
-                [TensorMetadata(t["name"], t["datatype"], t["shape"]) for t in found[side]]
-                for side in ("inputs", "outputs")
-            ]
-            return ModelMetadata(found["name"], found["platform"], tensors[0], tensors[1])
-    return None
+async def _answer(handler: Handler, method: str, path: str, headers: Headers = (), body: bytes = b"") -> Response:
+    """The handler's answer; the caller of the call may go before it is there."""
+    posted = Posted(Request(method, path, "", headers, body, asyncio.get_running_loop().time()))
+    handler(posted)
+    try:
+        return await posted.answer
+    except asyncio.CancelledError:
+        posted.leave()
+        raise
+
+
+def _metadata(body: bytes) -> ModelMetadata:
+    found = json.loads(body)
+    inputs, outputs = (
+        [TensorMetadata(entry["name"], entry["datatype"], entry["shape"]) for entry in found[side]]
+        for side in ("inputs", "outputs")
+    )
+    return ModelMetadata(found["name"], found["platform"], inputs, outputs)
 
 
 def _is_sticky(gateway: Service, key: str) -> bool:

@@ -9,7 +9,8 @@ from drivetrain.backends.serving.http.client import Client
 from drivetrain.backends.serving.http.outcomes import ClientError
 
 ANSWERING = ("READY", "BUSY")
-FAILED = ("SETUP_FAILED", "DEFUNCT", "UNHEALTHY")
+GIVEN_UP = ("SETUP_FAILED", "DEFUNCT")
+FAILED = (*GIVEN_UP, "UNHEALTHY")
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,8 +26,13 @@ class Health:
 
     @property
     def failed(self) -> bool:
-        """It will not become ready by itself."""
+        """It has not come up as it should."""
         return self.status in FAILED
+
+    @property
+    def given_up(self) -> bool:
+        """It will not become ready by itself, however long one waits."""
+        return self.status in GIVEN_UP
 
 
 SILENT = Health("")

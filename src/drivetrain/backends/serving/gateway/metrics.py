@@ -10,6 +10,9 @@ BOUNDS = (
 )  # fmt: skip
 """Upper bounds of the histograms' buckets, in seconds."""
 
+OUTCOMES = ("succeeded", "accepted", "refused", "failed", "overloaded", "expired", "abandoned")
+"""`accepted` has been promised (202): how it ends is never told to the gateway."""
+
 Sample = tuple[tuple[tuple[str, str], ...], float]
 """Labels and value."""
 
@@ -45,7 +48,7 @@ class OfRevision:
     __slots__ = ("added", "outcomes", "retries", "seconds", "shadow")
 
     def __init__(self) -> None:
-        self.outcomes = {"succeeded": 0, "refused": 0, "failed": 0, "overloaded": 0, "expired": 0, "abandoned": 0}
+        self.outcomes = dict.fromkeys(OUTCOMES, 0)
         self.seconds = Histogram()
         self.added = Histogram()
         self.retries = {"busy": 0, "connection": 0}
@@ -99,7 +102,7 @@ class Metrics:
 def outcome(status: int) -> str:
     """The word that requests with this answer are counted under."""
     if status < 400:
-        return "succeeded"
+        return "succeeded" if status != 202 else "accepted"
     if status < 500:
         return "refused"
     return {503: "overloaded", 504: "expired"}.get(status, "failed")

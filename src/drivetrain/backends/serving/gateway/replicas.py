@@ -90,6 +90,7 @@ class _Slot:
         self.patience = patience
         self._left = asyncio.Event()
         self._upstream: Upstream | None = None
+        self._ready_at: float | None = None
         self.task = asyncio.get_running_loop().create_task(self._keep())
 
     @property
@@ -106,7 +107,7 @@ class _Slot:
         loop = asyncio.get_running_loop()
         pause = _FIRST_PAUSE
         while not self._left.is_set():
-            began = loop.time()
+            self._ready_at = None
             try:
                 failure = await self._live()
             except OSError as error:
@@ -116,13 +117,13 @@ class _Slot:
             if failure is not None:
                 log.error("%s, replica %s: %s", self._pool.revision, self._name, failure)
                 self._pool.failed(failure)
-            elif loop.time() - began > _STEADY:
+            if self._ready_at is not None and loop.time() - self._ready_at > _STEADY:
                 pause = _FIRST_PAUSE
             await self._rest(pause)
             pause = min(pause * 2, _LONGEST_PAUSE)
 
     async def _live(self) -> str | None:
-        """One process from its start to its end. Says why it did not become ready, if it did not."""
+        """One process from its start to its end. Says why it did not become ready, or why it will not be so again."""
         process = await processes.start(self._launch, self._socket)
         client = _client(Address(path=str(self._socket)))
         upstream = Upstream(self._name, client, self._pool)
@@ -130,8 +131,9 @@ class _Slot:
             failure = await self._await_ready(process, client)
             if failure is None and not self._left.is_set():
                 self._upstream = upstream
+                self._ready_at = asyncio.get_running_loop().time()
                 self._pool.join(upstream)
-                await self._watch(process, upstream)
+                failure = await self._watch(process, upstream)
             return failure
         finally:
             self._pool.leave(upstream)
@@ -154,8 +156,8 @@ class _Slot:
             await self._either(process, 0.02)
         return None
 
-    async def _watch(self, process: Process, upstream: Upstream) -> None:
-        """Returns when the process has ended, hangs, or is to leave."""
+    async def _watch(self, process: Process, upstream: Upstream) -> str | None:
+        """Returns when the process has ended, hangs, or is to leave; or when it lives but has given its model up, and then says why."""
         misses = 0
         while not self._left.is_set() and not process.ended.done():
             await self._either(process, _ASKED_EVERY)
@@ -165,11 +167,14 @@ class _Slot:
             misses = 0 if said.status else misses + 1
             if said.ready is not upstream.ready and not upstream.leaving:
                 self._pool.turned(upstream, ready=said.ready)
+            if said.given_up:
+                return f"it has given up: {said.reason or said.status}"
             if misses >= _HUNG_AFTER:
                 log.error("%s, replica %s: it does not answer, and is killed", self._pool.revision, self._name)
                 await process.kill()
         if process.ended.done():
             log.warning("%s, replica %s: its process ended", self._pool.revision, self._name)
+        return None
 
     async def _end(self, process: Process, upstream: Upstream) -> None:
         if not process.ended.done():

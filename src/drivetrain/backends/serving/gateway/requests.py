@@ -111,10 +111,17 @@ def id_in_path(method: str, path: str) -> str | None:
     return path[13:] if method == "PUT" and path.startswith("/predictions/") else None
 
 
+def trains(method: str, path: str) -> bool:
+    """Whether a request is for Cog's second door to the model, which the replica answers as it does `/predictions`."""
+    return path.startswith("/trainings") and method in ("POST", "PUT") and (len(path) == 10 or path[10] == "/")
+
+
 def canceled(method: str, path: str) -> str | None:
-    """The id of a prediction that is to be canceled."""
-    if method == "POST" and path.startswith("/predictions/") and path.endswith("/cancel"):
-        return path[13:-7] or None
+    """The id of a prediction that is to be canceled, through either of Cog's doors."""
+    if method == "POST" and path.endswith("/cancel"):
+        for before in ("/predictions/", "/trainings/"):
+            if path.startswith(before):
+                return path[len(before) : -7] or None
     return None
 
 
@@ -128,12 +135,7 @@ class _Identified(msgspec.Struct):
     id: str | None = None
 
 
-class _Ended(msgspec.Struct):
-    status: str | None = None
-
-
 _identified = msgspec.json.Decoder(_Identified)
-_ended = msgspec.json.Decoder(_Ended)
 
 
 def id_in_body(body: bytes) -> str | None:
@@ -144,16 +146,6 @@ def id_in_body(body: bytes) -> str | None:
         return _identified.decode(body).id or None
     except (msgspec.MsgspecError, UnicodeDecodeError):
         return None
-
-
-def has_failed(body: bytes) -> bool:
-    """Whether Cog's answer, which is 200 for a prediction that has failed too, says that it has."""
-    if b'"failed"' not in body:
-        return False
-    try:
-        return _ended.decode(body).status == "failed"
-    except (msgspec.MsgspecError, UnicodeDecodeError):
-        return False
 
 
 def is_instant(value: object) -> bool:

@@ -99,6 +99,8 @@ class Service:
             if known is None:
                 await revision.close()
             raise
+        if known is None:
+            revision.rebound(self.settings)  # the bounds may have been moved meanwhile
         self.revisions[name] = revision
         self.metrics.revisions[name] = revision.pool.numbers  # forgotten if another change was made meanwhile
 
@@ -112,9 +114,9 @@ class Service:
         waking = {
             name: self._revision(name, self._state.revisions[name]) for name in routes.used - self.revisions.keys()
         }
-        running = {**self.revisions, **waking}
         try:
-            await self._prepare(routes, running)
+            await self._prepare(routes, {**self.revisions, **waking})
+            running = {**self.revisions, **waking}  # only now: others may have come up meanwhile
             self._record(routes, running)
         except BaseException:
             await asyncio.gather(*(revision.close() for revision in waking.values()))

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from time import perf_counter
 
 from drivetrain.backends.serving.gateway.contracts import Recorder
+from drivetrain.backends.serving.gateway.endings import has_failed
 from drivetrain.backends.serving.gateway.forward import Forward, Outbound, Shared
 from drivetrain.backends.serving.gateway.requests import Read
 from drivetrain.backends.serving.gateway.service import Service
@@ -77,7 +78,7 @@ class Shadow:
         if response.status == 503:
             counts["dropped"] += 1
         else:
-            counts["failed" if response.status >= 500 else "sent"] += 1
+            counts["failed" if response.status >= 500 or has_failed(response.body) else "sent"] += 1
         if forward.event is not None and self._recorder is not None:
             took = perf_counter() - forward.started
             content_type = response.content_type.decode("latin-1")

@@ -26,12 +26,14 @@ _COMPLAIN_EVERY = 60.0
 
 
 class Sink:
-    """A bounded queue, and a thread with a few connections that empties it. `sent` counts what was taken with 2xx, `lost` what found
-    the queue full, was refused, or was not taken in `ATTEMPTS` tries."""
+    """A queue of at most `limit` events with `most` bytes of bodies, and a thread with a few connections that empties it. `sent` counts
+    what was taken with 2xx, `lost` what found the queue full, was refused, or was not taken in `ATTEMPTS` tries."""
 
-    def __init__(self, address: str, limit: int) -> None:
+    def __init__(self, address: str, limit: int, most: int) -> None:
         self._target = _Target(address)
-        self._limit = limit
+        self._limit, self._most = limit, most
+        # Of events that wait or are being sent; in is changed by the thread that offers alone, out by the sink's.
+        self._bytes_in = self._bytes_out = 0
         self._waiting: deque[Event] = deque()
         self._taken = 0
         self._closing = False
@@ -51,10 +53,17 @@ class Sink:
 
     def offer(self, events: Sequence[Event]) -> None:
         """Takes events for sending; never waits. From one thread only."""
-        room = 0 if self._closing else max(0, self._limit - len(self._waiting))
-        self._refused += max(0, len(events) - room)
-        if room:
-            self._waiting.extend(events[:room])
+        taken = False
+        for event in events:
+            size = len(event.body)
+            full = len(self._waiting) >= self._limit or self._bytes_in - self._bytes_out + size > self._most
+            if self._closing or full:
+                self._refused += 1
+                continue
+            self._bytes_in += size
+            self._waiting.append(event)
+            taken = True
+        if taken:
             self._loop.call_soon_threadsafe(self._wake.set)
 
     def close(self, timeout: float) -> None:
@@ -91,6 +100,7 @@ class Sink:
             self._taken += 1
             connection = await self._send(event, connection)
             self._taken -= 1
+            self._bytes_out += len(event.body)
 
     async def _send(self, event: Event, connection: _Connection | None) -> _Connection | None:
         """Tries until it is taken, refused for good, or tried often enough; gives the connection for the next one."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import math
 
+from drivetrain.backends.serving.gateway.endings import Kept
 from drivetrain.backends.serving.gateway.forward import TIMEOUT, Forward, passed_on, refused
 from drivetrain.backends.serving.gateway.upstreams import Upstream
 from drivetrain.backends.serving.http.messages import Response
@@ -14,7 +15,7 @@ from drivetrain.backends.serving.http.streamed import StreamedAnswer
 EVENTS = b"text/event-stream"
 """The media type that a caller accepts who wants to read along."""
 _KEPT = 1024**2
-"""Bytes of a streamed answer that are kept for the capture log."""
+"""Bytes of a streamed answer that are kept for the capture log, besides its last event."""
 
 
 class Relays:
@@ -68,17 +69,14 @@ async def _pass_on(forward: Forward, upstream: Upstream, answer: StreamedAnswer)
     content_type, headers = passed_on(answer.headers)
     stream = forward.exchange.stream(answer.status, [*headers, *forward.marks, forward.pool.mark], content_type)
     forward.streamed = True
-    kept: list[bytes] = []
-    size = 0
+    kept = Kept(_KEPT)
     try:
         async for piece in answer:
             await stream.write(piece)
-            if size < _KEPT:
-                kept.append(piece)
-                size += len(piece)
+            kept.add(piece)
     except (ClientError, asyncio.CancelledError):  # the latter: out of time
         stream.abort()
         raise
     stream.end()
     forward.answered(upstream)
-    forward.finish(Response(answer.status, b"".join(kept), headers, content_type))
+    forward.finish(Response(answer.status, kept.body(), headers, content_type))

@@ -93,6 +93,12 @@ class App:
 
     def _v2_model(self, exchange: Exchange, rest: str) -> None:
         name, slash, verb = rest.partition("/")
+        if verb.startswith("versions/"):
+            # There is one model, and it answers whichever version of it is named.
+            version, slash, verb = verb.removeprefix("versions/").partition("/")
+            if not version:
+                kserve_routes.not_found(exchange)
+                return
         kserve = self._kserve
         routes: Mapping[str, tuple[str, RouteOf]] = {
             "infer": ("POST", kserve.v2_infer),

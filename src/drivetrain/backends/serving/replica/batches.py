@@ -224,6 +224,8 @@ class Batches(Serial):
         try:
             return self.runner.infer(given)
         except ValueError as error:
+            if not self.runner.raised(error):
+                raise
             raise execution.Unfit(execution.words_of(error)) from error
 
     def _prepared(self, item: Mapping[str, Any], made: list[str]) -> Mapping[str, Any] | Outcome:

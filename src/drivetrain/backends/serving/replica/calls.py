@@ -91,7 +91,7 @@ class Signature:
     """It has `batch(self, inputs: list[dict]) -> list`: the inputs of several requests, the outputs in the same order."""
     infers: bool = False
     """It has `infer(self, tensors: dict[str, ndarray]) -> dict[str, ndarray]`: V2 tensors whole, rows along the first axis. A
-    `ValueError` from it refuses the tensors."""
+    `ValueError` that the runner's own module raises refuses the tensors; one of a library that it calls is a failure."""
     streams: bool = False
     is_async: bool = False
     slots: int = 1

@@ -74,6 +74,11 @@ class Front:
     token: str
     shut_down: Callable[[], None]
 
+    @property
+    def live(self) -> bool:
+        """Whether predictions are answered, or may be again: the worker has not been given up."""
+        return self.pool.state not in ("SETUP_FAILED", "DEFUNCT")
+
     def submit(
         self,
         exchange: Exchange,

@@ -18,7 +18,8 @@ from drivetrain.backends.serving.replica.pool import Full, NotReady
 async def listen(front: Front, host: str, port: int, message_limit: int) -> GrpcServer:
     """A server that listens. Raises `ServingError` if the address is taken."""
     server = GrpcServer(service(front))
-    await server.start(Listening(host, port, message_limit=message_limit))
+    server.bind(Listening(host, port, message_limit=message_limit))
+    await server.start()
     return server
 
 
@@ -31,14 +32,20 @@ def service(front: Front) -> Service:
     async def infer(body: bytes, deadline: float | None, metadata: Metadata) -> Answer:
         return await _infer(front, body, deadline, metadata)
 
-    async def metadata_of(name: str) -> ModelMetadata | None:
+    async def model_ready(name: str) -> bool | None:
+        return ready() if name == front.name else None
+
+    async def metadata_of(name: str) -> ModelMetadata | Answer | None:
+        if name != front.name:
+            return None
         signature = front.pool.signature
-        return model_metadata(signature) if name == front.name and signature is not None else None
+        return model_metadata(signature) if signature is not None else Answer(503, _not_ready(front))
 
     return Service(
         infer=infer,
+        live=lambda: front.live,
         ready=ready,
-        model_ready=lambda name: ready() if name == front.name else None,
+        model_ready=model_ready,
         server_metadata=lambda: SERVER,
         model_metadata=metadata_of,
     )
@@ -57,15 +64,19 @@ async def _infer(front: Front, body: bytes, deadline: float | None, metadata: Me
     try:
         ticket = front.pool.submit(Call(Wire.GRPC, body, _meta(metadata), deadline), done)
     except (NotReady, Full) as error:
-        words = f"At capacity: {error}" if isinstance(error, Full) else f"Model with name {front.name} is not ready."
+        body = json.dumps({"error": f"At capacity: {error}"}).encode() if isinstance(error, Full) else _not_ready(front)
         front.metrics.ended("grpc", "rejected", monotonic() - began)
         headers = {"headers": {"x-drivetrain-not-run": "1"}}
-        return Answer(503, json.dumps({"error": words}).encode(), json.dumps(headers).encode())
+        return Answer(503, body, json.dumps(headers).encode())
     try:
         return await answered
     except asyncio.CancelledError:  # the caller has gone
         front.pool.cancel(ticket)
         raise
+
+
+def _not_ready(front: Front) -> bytes:
+    return json.dumps({"error": f"Model with name {front.name} is not ready."}).encode()
 
 
 def _meta(metadata: Metadata) -> bytes:

@@ -49,15 +49,17 @@ class Service:
     `infer` is given a serialized ModelInferRequest, the deadline in seconds of `time.monotonic()` (None for none) and the call's
     metadata; it is cancelled when the caller goes. `Answer.meta` may have `{"headers": {name: value}}`: they go back as trailing
     metadata, and `{"not_run": true}` as `x-drivetrain-not-run: 1`. `model_ready` and `model_metadata` give None for a model that is not
-    there. `allowed` is given the metadata `authorization` ("" if there is none) of each ModelInfer.
+    there; in place of metadata there may be an `Answer` that says why there are none now. `allowed` is given the metadata `authorization`
+    ("" if there is none) of each ModelInfer.
     """
 
     infer: Infer
     ready: Callable[[], bool]
-    model_ready: Callable[[str], bool | None]
+    model_ready: Callable[[str], Awaitable[bool | None]]
     server_metadata: Callable[[], ServerMetadata]
-    model_metadata: Callable[[str], Awaitable[ModelMetadata | None]]
+    model_metadata: Callable[[str], Awaitable[ModelMetadata | Answer | None]]
     allowed: Callable[[str], bool] | None = None
+    live: Callable[[], bool] = lambda: True
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,10 +80,10 @@ class GrpcServer:
         self._service = service
         self._server: Any = None
         self.port = 0
-        """The port it listens on, once it has started."""
+        """The port it listens on, once it is bound."""
 
-    async def start(self, listening: Listening) -> None:
-        """Listens. Raises `ServingError` if the address is taken or the TLS files cannot be used."""
+    def bind(self, listening: Listening) -> None:
+        """Takes the address; calls wait until the start. Raises `ServingError` if it is taken or the TLS files cannot be used."""
         self._server = grpc.aio.server(
             options=(
                 ("grpc.so_reuseport", 0),  # or a second server would share the port unnoticed
@@ -91,6 +93,9 @@ class GrpcServer:
         )
         self._server.add_generic_rpc_handlers((_handlers(self._service),))
         self.port = _bound(self._server, listening)
+
+    async def start(self) -> None:
+        """Answers from now on."""
         await self._server.start()
 
     async def stop(self, grace: float) -> None:
@@ -127,13 +132,13 @@ def _credentials(listening: Listening) -> Any:
 
 def _handlers(service: Service) -> Any:
     async def live(request: Any, context: Any) -> Any:
-        return pb.ServerLiveResponse(live=True)
+        return pb.ServerLiveResponse(live=service.live())
 
     async def ready(request: Any, context: Any) -> Any:
         return pb.ServerReadyResponse(ready=service.ready())
 
     async def model_ready(request: Any, context: Any) -> Any:
-        found = service.model_ready(request.name)
+        found = await service.model_ready(request.name)
         if found is None:
             await _no_model(context, request.name)
         return pb.ModelReadyResponse(ready=bool(found))
@@ -146,6 +151,9 @@ def _handlers(service: Service) -> Any:
         found = await service.model_metadata(request.name)
         if found is None:
             await _no_model(context, request.name)
+            raise AssertionError("abort raises")
+        if isinstance(found, Answer):
+            await _abort(context, found)
             raise AssertionError("abort raises")
         return _model_metadata(found)
 
@@ -184,7 +192,7 @@ async def _infer(service: Service, body: bytes, context: Any) -> bytes:
     if headers:
         context.set_trailing_metadata(tuple(headers.items()))
     if answer.status != 200:
-        await context.abort(_CODES.get(answer.status, grpc.StatusCode.INTERNAL), _message(answer.body))
+        await _abort(context, answer)
     return answer.body
 
 
@@ -204,6 +212,10 @@ def _message(body: bytes) -> str:
         return str(msgspec.json.decode(body)["error"])
     except (msgspec.MsgspecError, UnicodeDecodeError, KeyError, TypeError):
         return body.decode(errors="replace")
+
+
+async def _abort(context: Any, answer: Answer) -> None:
+    await context.abort(_CODES.get(answer.status, grpc.StatusCode.INTERNAL), _message(answer.body))
 
 
 async def _no_model(context: Any, name: str) -> None:

@@ -57,8 +57,11 @@ class KServeRoutes:
         exchange.reply(Response(200, as_json(SERVER)))
 
     def live(self, exchange: Exchange) -> None:
-        """`GET /v2/health/live`"""
-        reply_json(exchange, 200, {"live": True})
+        """`GET /v2/health/live`: 503 once only a new process can help."""
+        if self._front.live:
+            reply_json(exchange, 200, {"live": True})
+        else:
+            reply_json(exchange, 503, {"error": "Server is not live."})
 
     def server_ready(self, exchange: Exchange) -> None:
         """`GET /v2/health/ready`: 503 also while the worker is gone."""

@@ -11,6 +11,7 @@ import inspect
 import io
 import os
 from collections.abc import Callable, Mapping
+from opcode import opmap
 from typing import Any
 
 import cog
@@ -25,6 +26,7 @@ from drivetrain.backends.serving.replica.calls import Signature
 
 Canceled = coglet.CancelationException
 """What a running prediction that is canceled sees raised: Cog's own, no `Exception`."""
+_RAISE = opmap["RAISE_VARARGS"]
 _LISTS = (Repetition.REPEATED, Repetition.OPTIONAL_REPEATED)
 
 
@@ -75,6 +77,19 @@ class Runner:
         found = self._object.setup(*weights)
         if inspect.isawaitable(found):
             await found
+
+    def raised(self, error: BaseException) -> bool:
+        """Whether a `raise` in the module of the runner's class, or of one that it is derived from, has raised the error: not a library
+        that is called there."""
+        place = error.__traceback__
+        while place is not None and place.tb_next is not None:
+            place = place.tb_next
+        if place is None:
+            return False
+        modules = {kind.__module__ for kind in type(self._object).__mro__}
+        # What numpy raises in C leaves no frame of its own: its last one is the runner's, at a call and not at a `raise`.
+        at_raise = place.tb_frame.f_code.co_code[place.tb_lasti] == _RAISE
+        return at_raise and place.tb_frame.f_globals.get("__name__") in modules
 
     def prepare(self, item: Mapping[str, Any], made: list[str]) -> Mapping[str, Any]:
         """The arguments of one call: defaults filled in, files fetched (their paths are added to `made`, for removal)."""
