@@ -28,13 +28,16 @@ Values = list[float | str | None]
 
 @dataclass
 class Case:
-    """Series and rules, evaluated every `interval` seconds, `steps` times."""
+    """Series and rules, evaluated every `interval` seconds, `steps` times. `tick` is the distance of places in the series; `rendered` is
+    the file of the rules, where it is not to be made here."""
 
     interval: int
     steps: int
     rules: list[Rule]
     series: list[tuple[str, dict[str, str], Values]] = field(default_factory=list)
     expressions: list[Expression] = field(default_factory=list)
+    tick: int = TICK
+    rendered: Mapping[str, object] | None = None
 
     def times(self) -> list[int]:
         return [step * self.interval for step in range(self.steps)]
@@ -51,12 +54,12 @@ class Case:
 
     def feed(self, store: SeriesStore, after: int, until: int) -> None:
         for name, labels, values in self.series:
-            for place in range(max(after // TICK + 1, 0), until // TICK + 1):
+            for place in range(max(after // self.tick + 1, 0), until // self.tick + 1):
                 value = values[place] if place < len(values) else None
                 if value == "stale":
-                    store.end(name, labels, place * TICK)
+                    store.end(name, labels, place * self.tick)
                 elif value is not None:
-                    store.append(name, labels, place * TICK, float(value))
+                    store.append(name, labels, place * self.tick, float(value))
 
     @cached_property
     def evaluated(self) -> dict[int, list[Alert]]:
@@ -68,7 +71,9 @@ class Case:
             self.feed(store, time - self.interval, time)
             found[time] = evaluator.evaluate(store, time)
             evaluator = Evaluator.from_json(self.rules, json.loads(json.dumps(evaluator.to_json())))
-            store = SeriesStore.from_bytes(store.to_bytes(), spans(self.rules)) if time % 7 == 0 else store
+            store = (
+                SeriesStore.from_bytes(store.to_bytes(), spans(self.rules)) if time % (84 * self.tick) == 0 else store
+            )
         return found
 
 
@@ -119,10 +124,10 @@ def _written(case: Case, directory: Path, place: int) -> Path:
         for rule in case.rules
     ]
     own = directory / f"rules-{place}.yml"
-    own.write_text(json.dumps({"groups": [{"name": "drawn", "rules": rules}]}))
+    own.write_text(json.dumps(case.rendered or {"groups": [{"name": "drawn", "rules": rules}]}))
     tests = [*_alerts(case), *_values(case)]
     inputs = [{"series": _series(name, labels), "values": _text(values)} for name, labels, values in case.series]
-    test = {"interval": f"{TICK}s", "input_series": inputs, "promql_expr_test": tests}
+    test = {"interval": f"{case.tick}s", "input_series": inputs, "promql_expr_test": tests}
     path = directory / f"test-{place}.yml"
     path.write_text(json.dumps({"rule_files": [own.name], "evaluation_interval": f"{case.interval}s", "tests": [test]}))
     return path

@@ -70,6 +70,17 @@ def test_a_candidate_at_the_margin_is_neither_taken_back_nor_promoted() -> None:
     assert "undecided after 3600 s" in undecided.reason
 
 
+def test_what_is_undecided_after_its_most_answers_is_taken_back() -> None:
+    evidence = compared((0.01, 0.015), slower=1.25).evidence()
+    assert evidence.failures.count == 5_000
+    assert decide(replace(PLAN, most_requests=5_001), RUNNING, evidence, 60.0).kind == "stay"
+    over = decide(replace(PLAN, most_requests=5_000), RUNNING, evidence, 60.0)
+    assert over.kind == "roll_back"
+    assert "undecided after 5000 answers of the candidate: not yet shown to be no worse" in over.reason
+    fine = compared((0.002, 0.002)).evidence()
+    assert decide(replace(PLAN, most_requests=5_000), RUNNING, fine, 60.0).kind == "promote"
+
+
 def test_what_befalls_both_arms_is_no_harm() -> None:
     random = np.random.default_rng(1)
     comparison = Comparison(PLAN)

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import zlib
 
+import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from drivetrain.engines import series as series_module
+from drivetrain.engines.expressions import rise
 from drivetrain.engines.series import LOOKBACK, Matcher, SeriesStore
 
 ONE = {"service": "flights"}
@@ -122,6 +125,44 @@ def test_a_store_that_was_written_down_is_the_same(
         for at in (0, 250, 500):
             assert repr(list(again.latest(name, (), at))) == repr(list(store.latest(name, (), at)))
         assert repr(list(again.within(name, (), 500, 500))) == repr(list(store.within(name, (), 500, 500)))
+
+
+def test_what_a_target_told_last_is_known_after_a_restart() -> None:
+    store = SeriesStore({"level": 60.0})
+    store.scraped("gateway", [("level", ONE, 1.0), ("level", {"service": "wine"}, 2.0)], 10.0)
+    store.append("level", {"service": "own"}, 10.0, 3.0)
+    again = SeriesStore.from_bytes(store.to_bytes(), {"level": 60.0})
+    again.scraped("gateway", [("level", ONE, 1.5)], 20.0)
+    assert latest(again, 20.0) == {KEY: 1.5, (("service", "own"),): 3.0}
+
+
+@given(st.lists(st.tuples(st.integers(0, 5), st.sampled_from("+++++++0-")), min_size=900, max_size=1000))
+@settings(max_examples=20, deadline=None)
+def test_of_a_long_series_the_older_half_gets_thinner_and_what_it_rose_by_stays(steps: list[tuple[int, str]]) -> None:
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(series_module, "MOST_SAMPLES", 400)
+        store, whole, level = SeriesStore({"level": 1e6}), list[float](), 0.0
+        for at, (by, kind) in enumerate(steps):
+            if kind == "-" and at % 20 == 0:
+                level = 0.0
+                store.end("level", ONE, at - 0.5)
+            level += by if kind == "+" else 0
+            whole.append(level)
+            store.append("level", ONE, float(at), level)
+        [(_, times, values)] = store.within("level", (), 1e6, 1e6)
+    assert len(values) <= 400
+    assert values[-200:].tolist() == whole[-200:]
+    assert rise(values) == rise(np.array(whole[times[0] // 1000 :]))
+    assert times[0] == 0
+
+
+def test_a_series_that_falls_all_the_time_is_bounded_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(series_module, "MOST_SAMPLES", 400)
+    store = SeriesStore({"level": 1e6})
+    for at in range(5000):
+        store.append("level", ONE, float(at), -float(at))
+    [(_, times, _)] = store.within("level", (), 1e6, 1e6)
+    assert 200 < len(times) <= 400
 
 
 def test_what_no_store_wrote_is_refused() -> None:

@@ -25,6 +25,15 @@ BEGIN = 1_364_774_400.0
 WINDOW, LATE = 600.0, 60.0
 AIRLINES = np.array(["AA", "DL", "UA"], dtype=object)
 
+NO_LABELS = [
+    b"", b"{", b"[]", b'{"id":"0-3"}',
+    b'{"id":"0-3","label":"perhaps"}', b'{"id":"0-3","label":[true,false]}', b'{"id":"0-3","label":{"a":1}}',
+    b'{"id":"0-3","label":NaN}', b'{"id":"0-3","label":null}', b'{"id":"0-3","label":"' + b"x" * 2**21 + b'"}', b"[" * 10_000,
+    b'{"id":"0-3","label":' + b"[" * 10_000, b'{"id":"0-3","label":' + b"9" * 400 + b"}",
+    b'{"id":"0-3","label":' + b"9" * 5000 + b"}", b'{"id":"0-3","label":1e299}', b'{"id":"0-3","label":1e400}',
+]  # fmt: skip
+"""What is sent as the label of the prediction `0-3`, and is none."""
+
 SUITE = {
     "expectations": [
         {

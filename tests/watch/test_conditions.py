@@ -10,7 +10,7 @@ from drivetrain.backends.metrics.scrape import read
 from drivetrain.backends.serving.gateway.metrics import Metrics
 from drivetrain.definition.definition import Definition
 from drivetrain.definition.loop import Trigger
-from drivetrain.definition.serving import Slo
+from drivetrain.definition.serving import Scale, Slo
 from drivetrain.engines.rules import Evaluator, spans
 from drivetrain.engines.series import SeriesStore
 from drivetrain.watch import conditions
@@ -90,6 +90,31 @@ def test_latency_errors_and_traffic_come_from_the_gateways_own_counters() -> Non
     assert found["traffic"] == pytest.approx(100 / 300)
     assert found["errors"] == pytest.approx(0.06)
     assert 0.1 < found["latency"] <= 0.25
+
+
+@pytest.mark.parametrize(("scale", "wanted"), [({"target": 4}, 1.5), ({"target": 0.05, "metric": "rps"}, 2.0)])
+def test_saturation_is_what_is_asked_of_what_the_ready_replicas_can_carry(
+    scale: dict[str, object], wanted: float
+) -> None:
+    rule = conditions.trigger_rule(trigger(signal="saturation", above=0.9), NAME, Scale.model_validate(scale))
+    store = SeriesStore(spans([rule]))
+    for at in (0.0, 150.0, 300.0):
+        for revision, in_flight, ready in (("1", 8.0, 2.0), ("2", 10.0, 1.0)):
+            own = {"service": NAME, "revision": revision}
+            store.append("drivetrain_gateway_in_flight", own, at, in_flight)
+            store.append("drivetrain_gateway_replicas_ready", own, at, ready)
+            store.append("drivetrain_gateway_requests_total", own, at, 0.15 * at)
+    assert rule.signal.value(store, 300.0) == {(("service", NAME),): pytest.approx(wanted)}
+    assert rule.promql.endswith(f" / {scale['target']}) > 0.9")
+
+
+def test_what_waits_while_nothing_is_ready_saturates_and_a_service_that_sleeps_does_not() -> None:
+    rule = conditions.trigger_rule(trigger(signal="saturation", above=0.9), NAME)
+    for waiting, states in ((3.0, ["firing"]), (0.0, [])):
+        store = SeriesStore(spans([rule]))
+        store.append("drivetrain_gateway_in_flight", {"service": NAME}, 0.0, waiting)
+        store.append("drivetrain_gateway_replicas_ready", {"service": NAME}, 0.0, 0.0)
+        assert [alert.state for alert in Evaluator([rule]).evaluate(store, 0.0)] == states
 
 
 def test_hold_clear_and_action_are_the_triggers() -> None:

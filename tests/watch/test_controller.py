@@ -295,6 +295,32 @@ def test_an_action_that_succeeds_at_the_second_try_is_done(journal: Journal, wor
     assert world.champion == "wine-0"
 
 
+def test_two_hiccups_that_have_nothing_to_do_with_each_other_end_nothing(journal: Journal, world: World) -> None:
+    control = controller(journal, world)
+    looks(control, (NOW, fires("busy")))
+    for at in (30.0, 30.0 + 2 * PATIENCE):
+        world.unreachable = True
+        (failing,) = control.step(Seen(NOW + at, fires("busy")))
+        assert failing.reason == "not done yet: no gateway of wine runs"
+        world.unreachable = False
+        (back,) = control.step(Seen(NOW + at + 30, fires("busy")))
+        assert (back.state, back.reason) == ("scaled", "busy is 0.3, above 0.25")
+        assert "failing_since" not in back.numbers
+        assert looks(control, (NOW + at + 60, fires("busy"))) == [[]]
+    assert world.bounds == "busy"
+
+
+def test_what_is_said_of_an_action_that_succeeded_later_is_not_that_it_failed(journal: Journal, world: World) -> None:
+    world.training_takes, world.unreachable = 1, True
+    control = controller(journal, world)
+    looks(control, (NOW, fires("slow", "drift")))
+    world.unreachable = False
+    looks(control, (NOW + 30, fires("slow", "drift")))
+    found = {row.trigger: row for row in journal.decisions() if row.state != "held"}
+    assert found["slow"].reason == "slow is 0.3, above 0.25; wine-0 serves again"
+    assert (found["drift"].state, found["drift"].reason) == ("training", "drift is 0.3, above 0.25")
+
+
 def test_a_clock_that_was_set_back_a_year_does_not_stop_the_loop_for_a_year(journal: Journal, world: World) -> None:
     control = controller(journal, world)
     assert looks(control, (NOW + 365 * 24 * HOUR, fires("tell"))) == [[("tell", "done")]]

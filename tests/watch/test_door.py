@@ -146,7 +146,7 @@ def test_a_storm_of_ten_thousand_webhooks_is_answered_and_kept_within_bounds(ope
 
     async def storm() -> list[int]:
         client = Client(parse(opened.url), connections=64)
-        answers = await asyncio.gather(*(client.request("POST", "/alerts", header, body, 60) for body in bodies))
+        answers = await asyncio.gather(*(client.request("POST", "/alerts", header, body, 300) for body in bodies))
         await client.close()
         return [answer.status for answer in answers]
 
@@ -186,10 +186,33 @@ def test_what_kserves_logger_posts_is_read_back_as_the_gateway_captures_it(opene
     assert (feedback.body, feedback.at) == (label, NOW)
 
 
-@pytest.mark.parametrize("headers", [{}, {"ce-id": "1"}, {"ce-id": "1", "ce-type": "else"}, {"ce-type": REQUEST}])
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {},
+        {"ce-id": "1"},
+        {"ce-id": "1", "ce-type": "else"},
+        {"ce-type": REQUEST},
+        *(
+            {"ce-id": "1", "ce-type": RESPONSE, "ce-status": status}
+            for status in ("inf", "-inf", "nan", "1e400", "9" * 400, "-1", "ok")
+        ),
+        *({"ce-id": "1", "ce-type": RESPONSE, "ce-took": took} for took in ("inf", "nan", "1e400", "-0.1", "soon")),
+    ],
+)
 def test_what_is_no_event_is_refused_and_counted(opened: Opened, headers: dict[str, str]) -> None:
     assert opened.ask("/events", b"{}", TOKEN, headers)[0] == 422
     assert opened.door.counts["posted", "malformed"] == 1
+
+
+@pytest.mark.parametrize(
+    "annotations", ["[" * 10_000, '{"a/revision": {}}', '{"a/revision": []}', '{"a/revision": 1}', "7"]
+)
+def test_annotations_that_name_no_revision_are_passed_over(opened: Opened, annotations: str) -> None:
+    headers = {"ce-id": "1", "ce-type": RESPONSE, "ce-source": "wine-2-ab", "ce-annotations": annotations}
+    assert opened.ask("/events", b"{}", TOKEN, headers)[0] == 202
+    opened.door.close()
+    assert [event.revision for _, event in captured.read(opened.directory)] == ["wine-2-ab"]
 
 
 def test_metrics_and_status_are_shown_as_the_loop_has_set_them(opened: Opened) -> None:

@@ -3,19 +3,26 @@
 from __future__ import annotations
 
 import json
+import re
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from datetime import UTC, datetime
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from drivetrain.backends.serving import Endpoint
+from drivetrain.backends.serving.local import LocalServing
 from drivetrain.engines.rules import Evaluator
 from drivetrain.errors import SystemFault
+from drivetrain.watch import conditions
 from drivetrain.watch.alerts import read
 from drivetrain.watch.loop import Loop, document, open_loop
+from drivetrain.watch.monitor import CaughtUp
 from drivetrain.watch.retraining import Retrainings
 from drivetrain.watch.window_state import Measured, WindowReport
 from tests.watch import projects
@@ -151,6 +158,115 @@ def test_a_clock_that_leaps_ahead_does_not_let_an_alert_hold(
     assert [stage for stage, _, _ in opened.journal.events("loop")] == ["clock"]
 
 
+class Told:
+    """A gateway's metrics, whose requests are as many as they are set to."""
+
+    def __init__(self) -> None:
+        self.requests = 0
+        told = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_GET(self) -> None:
+                labels = 'revision="wine-1-00000001",outcome="answered"'
+                body = f"{conditions.REQUESTS}{{{labels}}} {told.requests}\n".encode()
+                self.send_response(200)
+                self.send_header("Content-Length", str(len(body)))
+                self.end_headers()
+                self.wfile.write(body)
+
+            def log_message(self, *_: object) -> None:
+                pass
+
+        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.endpoint = Endpoint("wine", "wine-1-00000001", f"http://127.0.0.1:{self.server.server_port}", 1)
+
+
+@pytest.fixture
+def told() -> Iterator[Told]:
+    found = Told()
+    with found.server:
+        thread = threading.Thread(target=found.server.serve_forever)
+        thread.start()
+        yield found
+        found.server.shutdown()
+        thread.join()
+
+
+def test_what_fires_by_the_gateways_metrics_fires_on_after_the_loop_was_killed(
+    tmp_path: Path, clock: Clock, told: Told, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = projects.watched(
+        tmp_path / "wine", "triggers: [{name: busy, signal: traffic, above: 10, window: 2m, action: notify}]"
+    ).root
+    monkeypatch.setattr(LocalServing, "find", lambda serving, name: told.endpoint)
+
+    def looked(loop: Loop) -> str:
+        """What becomes of the trigger at a look, half a minute and 3,000 requests after the one before."""
+        clock.now, told.requests = clock.now + 30.0, told.requests + 3000
+        loop.tick()
+        assert loop.looked is not None
+        return loop.looked.triggers[0].state
+
+    loop = open_loop(projects.opened(root), clock)
+    assert [looked(loop) for _ in range(4)] == ["unknown", "firing", "firing", "firing"]
+    for _ in range(3):
+        loop._lock.close()  # all that the kernel does for a process that is killed
+        loop = open_loop(projects.opened(root), clock)
+        assert looked(loop) == "firing"
+    loop.close()
+
+
+def test_the_rules_of_the_objectives_are_shown_after_the_triggers_with_what_is_left_of_the_budgets(
+    wine: Path, clock: Clock
+) -> None:
+    with open_loop(projects.opened(wine), clock) as loop:
+        loop._signals.budgets._of["availability"].count(clock.now, 1000, 5)
+        found = json.loads(json.dumps(document(loop.rehearse())))
+        text = loop.looked.text if loop.looked else ""
+    names = [one["trigger"] for one in found["triggers"]]
+    assert names[:3] == ["drifted", "slow", "hourly"]
+    assert names[3:] == [f"slo-{what}-{span}" for span in ("1h", "6h", "3d") for what in ("availability", "latency")]
+    assert {one["action"] for one in found["triggers"][3:]} == {"notify"}
+    assert found["budgets"] == {"availability": pytest.approx(-4.0)}
+    assert found["triggers"][3]["why"] == (
+        "the share of requests without an answer is not known yet; -4 of the error budget is left"
+    )
+    shown = re.search(r'^drivetrain_loop_error_budget_left{objective="availability",service="wine"} (.*)$', text, re.M)
+    assert shown is not None
+    assert float(shown[1]) == pytest.approx(-4.0)
+
+
+def test_of_a_window_what_could_not_be_looked_into_is_said_once_for_each_kind(
+    wine: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    outcomes = {"answered": 90, "refused": 4, "unreadable": 3, "too_large": 1200, "unreadable_answer": 0}
+    closed = [[WindowReport("wine-1-00000001", NOON - HOUR, NOON, 90, outcomes)], []]
+    opened = projects.opened(wine)
+    with open_loop(opened, clock) as loop:
+        monkeypatch.setattr(loop._monitor, "catch_up", lambda source, now: CaughtUp(0, closed.pop(0)))
+        loop.tick()
+        clock.now += 30
+        loop.tick()
+    window = "the window of wine-1-00000001 that ended 2013-06-01 12:00 UTC"
+    assert [(stage, text) for stage, _, text in opened.journal.events("loop")] == [
+        ("unreadable", f"{window}: 3 requests hold none of the model's features"),
+        ("too_large", f"{window}: 1,200 requests are larger than what is looked into"),
+    ]
+
+
+def test_series_that_cannot_be_written_down_keep_nothing_from_being_done(wine: Path, clock: Clock) -> None:
+    opened = projects.opened(wine)
+    loop = open_loop(opened, clock)
+    loop.tick()
+    (opened.state / "loop" / "series").unlink()
+    (opened.state / "loop" / "series").mkdir()
+    clock.now += HOUR
+    assert [found.trigger for found in loop.tick()] == ["hourly"]
+    assert ["series cannot be written" in text for stage, _, text in opened.journal.events("loop")] == [True]
+    (opened.state / "loop" / "series").rmdir()
+    loop.close()
+
+
 def test_what_alertmanager_tells_is_acted_upon(wine: Path, clock: Clock) -> None:
     opened = projects.opened(wine)
     with open_loop(opened, clock) as loop:
@@ -244,7 +360,7 @@ def test_staying_costs_what_the_windows_since_the_last_retraining_have_lost(
 
         def history(since: float, revision: str) -> list[WindowReport]:
             asked.append((since, revision))
-            return windows
+            return [window for window in windows if window.end > since]
 
         monkeypatch.setattr(loop._monitor, "history", history)
         journal.see_alerts(alert("drifted", "firing"), clock.now)
@@ -257,4 +373,6 @@ def test_staying_costs_what_the_windows_since_the_last_retraining_have_lost(
         journal.open_decision(failed)
         clock.now += 30
         loop.tick()
-    assert list(dict.fromkeys(asked)) == [(0.0, "wine-1-00000001"), (NOON - 5 * HOUR, "wine-1-00000001")]
+        clock.now += 30
+        loop.tick()
+    assert asked == [(at, "wine-1-00000001") for at in (0.0, NOON - 5 * HOUR, NOON + HOUR)], "no window is read twice"

@@ -18,8 +18,8 @@ def decision(number: int, state: str) -> Decision:
 def test_triggers_fire_or_not_and_decisions_are_counted_by_state() -> None:
     alerts = [Alert("weather", "f", "firing", 0.0, 0.0, 1.0), Alert("slow", "g", "pending", 0.0, 0.0, 1.0)]
     decisions = [decision(1, "promoted"), decision(2, "promoted"), decision(3, "training")]
-    found = loop_samples("flights", ["weather", "slow"], alerts, decisions, 25, 17.0)
-    assert [sample.value for sample in found] == [1.0, 0.0, 2.0, 1.0, 25.0, 17.0]
+    found = loop_samples("flights", ["weather", "slow"], alerts, decisions, 25, {"availability": 0.5}, 17.0)
+    assert [sample.value for sample in found] == [1.0, 0.0, 2.0, 1.0, 25.0, 0.5, 17.0]
     assert found[2].labels == {"service": "flights", "trigger": "weather", "action": "retrain", "state": "promoted"}
     for sample in found:
         assert set(sample.labels) == {"service", *METRICS[sample.name].labels}

@@ -15,6 +15,7 @@ from drivetrain.watch.payloads import LARGEST
 from tests.watch.monitored import (
     BEGIN,
     LATE,
+    NO_LABELS,
     REVISION,
     WINDOW,
     Events,
@@ -60,6 +61,7 @@ def test_numbers_that_are_none_or_beyond_all_bounds_are_missing_or_unseen(monito
     monitor.catch_up(Events(pairs(raw) + traffic(200, BEGIN + 10)), END)
     (report,) = monitor.history()
     assert report.outcomes["answered"] + report.outcomes["unreadable"] == 208
+    assert counters(monitor)["request", "taken"] == report.outcomes["answered"]
     assert all(np.isfinite(moved.value) for moved in report.drift)
     assert report.passing is not None
 
@@ -110,6 +112,28 @@ def test_texts_of_megabytes_are_counted_and_left_alone(monitor):
     assert report.outcomes["too_large"] == 1
     assert report.rows == 2
     assert report.broken["airline expect_column_values_to_be_in_set"] == 1
+    assert counters(monitor)["request", "too_large"] == 1
+    assert counters(monitor)["request", "taken"] == 2
+
+
+def test_what_cannot_be_looked_into_is_a_metric_by_its_kind_and_a_row_that_fails(monitor):
+    bodies = [ROW] * 6 + [b"{", b'{"input":{"unknown":1}}', {**ROW, "airline": "x" * (10 * 1024**2)}]
+    events = pairs(bodies)
+    events += [asked("r", BEGIN, ROW), answered("r", BEGIN, b"{}", status=422)]
+    events += [asked("a", BEGIN, ROW), answered("a", BEGIN, b'{"status":"succeeded"}')]
+    monitor.catch_up(Events(events), END)
+    (report,) = monitor.history()
+    wanted = {"answered": 6, "refused": 1, "failed": 0, "unreadable": 2, "too_large": 1, "unreadable_answer": 1}
+    assert report.outcomes == wanted
+    assert report.rows == 7
+    assert report.passing == 7 / 11
+    assert counters(monitor) == {
+        ("request", "taken"): 8, ("request", "unreadable"): 2, ("request", "too_large"): 1, ("response", "taken"): 10,
+        ("response", "unreadable"): 1, ("prediction", "left_out"): 1,
+    }  # fmt: skip
+    samples = monitor.samples(END, REVISION)
+    told_of = {one.labels["outcome"]: one.value for one in samples if one.name == "drivetrain_monitor_window_requests"}
+    assert told_of == wanted
 
 
 def test_large_requests_without_answers_wait_in_bounded_room(monitor, monkeypatch):
@@ -145,12 +169,7 @@ def test_the_same_label_ten_thousand_times_counts_once(monitor):
     assert [report.labels for report in monitor.history()] == [1]
 
 
-@pytest.mark.parametrize(
-    "body",
-    [b"", b"{", b"[]", b'{"id":"0-3"}',
-     b'{"id":"0-3","label":"perhaps"}', b'{"id":"0-3","label":[true,false]}', b'{"id":"0-3","label":{"a":1}}',
-     b'{"id":"0-3","label":NaN}', b'{"id":"0-3","label":null}', b'{"id":"0-3","label":"' + b"x" * 2**21 + b'"}', b"[" * 10_000],
-)  # fmt: skip
+@pytest.mark.parametrize("body", NO_LABELS)
 def test_a_label_that_is_none_is_unreadable(monitor, body):
     event = told("0-3", BEGIN + 50, True)
     event = type(event)(event.type, event.id, "", event.path, event.content_type, body, event.at)

@@ -305,7 +305,7 @@ def test_predictions_over_grpc():
 )  # fmt: skip
 def test_an_answer_without_a_prediction_is_unreadable(event):
     outcome, values = predicted(Answers(BINARY), event)
-    assert outcome == "unreadable"
+    assert outcome == "unreadable_answer"
     assert math.isnan(values[0][0])
 
 
@@ -324,3 +324,20 @@ def test_what_cannot_be_a_prediction_is_none(value):
 )  # fmt: skip
 def test_what_became_of_a_request(status, outcome):
     assert outcome_of(said(0.5, status=status)) == outcome
+
+
+@pytest.mark.parametrize(
+    ("body", "outcome"),
+    [
+        (b'{"status":"failed","error":"no such carrier"}', "failed"),
+        (b'{"status":"succeeded","output":"failed"}', "answered"),
+        (b'event: start\ndata: {"status":"processing"}\n\nevent: completed\ndata: {"error":"x","status":"failed"}\n\n', "failed"),
+        (b'event: completed\nid: 3\ndata: {"status":"failed"}\n\n', "failed"),
+        (b'event: log\ndata: {"data":"\\"status\\":\\"failed\\""}\n\nevent: completed\ndata: {"status":"succeeded"}\n\n', "answered"),
+        (b'event: output\ndata: {"status":"failed"}\n\n', "answered"),
+        (b'event: completed\n "failed"', "answered"),
+        (b'"failed"' + b"[" * 100_000, "answered"),
+    ],
+)  # fmt: skip
+def test_a_prediction_that_failed_under_200_has_failed_in_a_stream_too(body, outcome):
+    assert outcome_of(said(body)) == outcome

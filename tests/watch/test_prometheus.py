@@ -19,6 +19,7 @@ from drivetrain.engines.rules import fingerprint
 from drivetrain.watch import conditions
 from drivetrain.watch.samples import Sample, exposition
 from tests.backends.metrics import servers
+from tests.ports import free_port
 
 TOKEN = "a token that is 23 bytes"
 
@@ -70,10 +71,10 @@ def place() -> Iterator[Place]:
 def test_an_alert_fires_reaches_the_webhook_with_its_token_and_is_resolved(place: Place, tmp_path: Path) -> None:
     rule = conditions.trigger_rule(Trigger(name="weather", signal="drift", above=0.5, clear=0.2), "flights")
     (tmp_path / "token").write_text(TOKEN)
-    ports = servers.free_port(), servers.free_port()
+    ports = free_port(), free_port()
     written = {
         "rules.yml": files.rule_groups("flights", [rule], 1.0),
-        "prometheus.yml": files.prometheus([files.Target("loop", place.url, {})], 1.0, f"127.0.0.1:{ports[1]}"),
+        "prometheus.yml": files.prometheus([files.Target("loop", place.url, {})], 2.0, f"127.0.0.1:{ports[1]}"),
         "alertmanager.yml": files.alertmanager("flights", f"{place.url}/alerts", tmp_path / "token", 1.0),
     }
     for name, document in written.items():
@@ -82,7 +83,7 @@ def test_an_alert_fires_reaches_the_webhook_with_its_token_and_is_resolved(place
         servers.alertmanager(tmp_path / "alertmanager.yml", tmp_path / "alertmanager", ports[1]),
         servers.prometheus(tmp_path / "prometheus.yml", tmp_path / "prometheus", ports[0]) as prometheus,
     ):
-        authorization, told = place.received.get(timeout=30)
+        authorization, told = place.received.get(timeout=60)
         assert authorization == f"Bearer {TOKEN}"
         assert (told["version"], told["status"]) == ("4", "firing")
         [alert] = told["alerts"]
@@ -93,6 +94,6 @@ def test_an_alert_fires_reaches_the_webhook_with_its_token_and_is_resolved(place
         place.drift = 0.4  # below its level, but not clear
         assert servers.until(lambda: [state for value, state in prometheus.alerts() if value == 0.4]) == ["firing"]
         place.drift = 0.1
-        _, told = place.received.get(timeout=30)
+        _, told = place.received.get(timeout=60)
         assert (told["status"], told["alerts"][0]["fingerprint"]) == ("resolved", alert["fingerprint"])
         assert told["alerts"][0]["startsAt"] == alert["startsAt"]

@@ -18,10 +18,12 @@ import pandas as pd
 import pytest
 
 from drivetrain import wiring
+from drivetrain.backends.runner.local import is_held
 from drivetrain.engines.rules import fingerprint
 from drivetrain.journal import Journal
 from tests.backends.metrics import servers
 from tests.backends.metrics.servers import until
+from tests.ports import free_port
 
 pytestmark = pytest.mark.slow
 
@@ -85,7 +87,7 @@ class Watched:
 def watched(tmp_path_factory: pytest.TempPathFactory, drivetrain: Callable[..., Any]) -> Iterator[Watched]:
     """A service that is watched, and asked for dearer things than it was trained on; Prometheus and Alertmanager as rendered."""
     project = tmp_path_factory.mktemp("orders")
-    ports = [servers.free_port() for _ in range(3)]
+    ports = [free_port() for _ in range(3)]
     (project / "drivetrain.yaml").write_text(DEFINITION.format(port=ports[0]))
     (project / "train.py").write_text(TRAIN)
     (project / "run.py").write_text(RUNNER)
@@ -112,6 +114,8 @@ def watched(tmp_path_factory: pytest.TempPathFactory, drivetrain: Callable[..., 
     finally:
         watching.send_signal(signal.SIGTERM)
         watching.wait()
+        # A retraining that was begun goes on by itself, and would bring its revision up after the service has ended.
+        until(lambda: not is_held(project / ".drivetrain"), 120)
         drivetrain("deploy", "--stop", directory=project)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -12,13 +13,15 @@ import numpy as np
 import pytest
 
 from drivetrain.backends.serving.gateway.events import FEEDBACK, RESPONSE, Event
-from drivetrain.engines.canary import Plan
+from drivetrain.engines.canary import Comparison, Plan
 from drivetrain.errors import ServingError
 from drivetrain.journal import Journal
+from drivetrain.records import Scalar
 from drivetrain.watch import rollout
-from drivetrain.watch.arms import Brier
+from drivetrain.watch.arms import Arms, Brier
 from drivetrain.watch.rollout import Rollout, RolloutState
 from drivetrain.watch.sources import Position
+from tests.watch.monitored import NO_LABELS
 
 PLAN = Plan(
     shadow=10.0, steps=(10, 50, 100), step_time=10.0, step_requests=40, limit=1000.0, alpha=0.05, failures=0.05, slower=2.0,
@@ -244,6 +247,29 @@ def test_a_rollout_goes_on_under_the_plan_with_which_it_began(world: World) -> N
     assert (world.percent, world.served) == (10, CHAMPION)
 
 
+def test_a_clock_that_is_set_back_hides_no_failures(world: World) -> None:
+    opened(world).advance(10_000.0)
+    world.failing = 0.5
+    now, state = 10_000.0 - 3600.0, None
+    while state is None or not state.ended:
+        world.answers(now)
+        state = opened(world).advance(now + 5.0)
+        now += 10.0
+        assert now < 7000.0
+    assert state.state == "rolled_back"
+    assert "of its answers failed" in state.reason
+
+
+def test_a_clock_that_is_set_back_does_not_put_the_limit_off(world: World) -> None:
+    opened(world).advance(10_000.0)
+    world.answers(10_001.0)
+    assert opened(world).advance(10_010.0).state == "step"
+    assert opened(world).advance(5_000.0).state == "step"
+    assert opened(world).advance(5_000.0 + 989.0).state == "step"
+    state = opened(world).advance(5_000.0 + 990.0)
+    assert (state.state, "undecided after 1000 s" in state.reason) == ("rolled_back", True)
+
+
 def test_a_clock_that_is_set_back_moves_nothing(world: World) -> None:
     opened(world).advance(1000.0)
     world.answers(1000.0)
@@ -311,6 +337,68 @@ def test_labels_of_requests_that_one_arm_answered_are_paired_as_they_come(world:
     assert (numbers["quality_count"], numbers["quality_champion"], numbers["quality_candidate"]) == (1, 2.0, 0.5)
     labelled(world, [("d", CANDIDATE, 1.0, "late")], 1003.0)  # no label of a regression
     assert opened(world, losses=losses).advance(1004.0).numbers["quality_count"] == 1
+
+
+@pytest.mark.parametrize("classes", [[False, True], None])
+@pytest.mark.parametrize("body", NO_LABELS)
+def test_a_label_that_is_none_is_passed_over(world: World, body: bytes, classes: list[Scalar] | None) -> None:
+    losses = Brier(classes)
+    opened(world, losses=losses).advance(1000.0)
+    labelled(world, [("0-3", CHAMPION, 0.2, "none"), ("0-3", CANDIDATE, 0.3, "none")], 1001.0)
+    world.events[-1] = msgspec.structs.replace(world.events[-1], body=body)
+    assert opened(world, losses=losses).advance(1002.0).numbers["quality_count"] == 0
+    labelled(world, [("b", CHAMPION, 0.2, True), ("b", CANDIDATE, 0.3, True)], 1003.0)
+    assert opened(world, losses=losses).advance(1004.0).numbers["quality_count"] == 1
+
+
+def test_predictions_beyond_all_bounds_are_far_off_and_stop_nothing(world: World) -> None:
+    for classes in ([False, True], None):
+        losses = Brier(classes)  # type: ignore[arg-type]
+        opened(world, losses=losses).advance(1000.0)
+        for place, (ours, theirs) in enumerate([(1e299, 0.5), (0.5, -1e299), (1e299, 1e299), (0.1, 0.2)]):
+            asked = [(f"{classes}{place}", CHAMPION, ours, True), (f"{classes}{place}", CANDIDATE, theirs, True)]
+            labelled(world, asked, 1001.0)
+            opened(world, losses=losses).advance(1002.0)
+        assert opened(world, losses=losses).state().numbers["quality_champion"] >= 1e49
+
+
+@pytest.mark.parametrize(("delay", "least"), [(1.0, 59_900), (600.0, 1_000)])
+def test_labels_find_their_predictions_also_after_ten_minutes_at_fifty_requests_a_second(
+    world: World, delay: float, least: int
+) -> None:
+    losses, comparison = Brier([False, True]), Comparison(PLAN)
+    arms = Arms(CHAMPION, CANDIDATE, losses)
+    late = deque[Event]()
+    for look in range(120):
+        now = 10.0 * look
+        for place in range(500):
+            at = now + place / 50
+            labelled(world, [(f"{at}", CHAMPION, 0.3, False), (f"{at}", CANDIDATE, 0.4, False)], at)
+            late.append(world.events.pop())
+        while late and late[0].at + delay <= now + 10.0:
+            world.events.append(late.popleft())
+        arms.read(world, None, comparison, since=0.0, shadow=True)
+        world.events.clear()
+        arms = Arms.from_json(CHAMPION, CANDIDATE, losses, json.loads(json.dumps(arms.to_json())))
+        assert len(arms.to_json()["predictions"]) + len(arms.to_json()["sample"]) <= 5_000
+    quality = comparison.evidence().quality
+    assert quality.count >= least
+    assert (quality.champion, quality.candidate) == (pytest.approx(0.09), pytest.approx(0.16))
+    assert quality.harmful
+
+
+def test_both_answers_to_a_request_are_in_the_sample_or_neither_is(world: World) -> None:
+    losses, comparison = Brier(None), Comparison(PLAN)
+    arms = Arms(CHAMPION, CANDIDATE, losses)
+    ids = [f"r{place}" for place in range(20_000)]
+    for event in ids:
+        labelled(world, [(event, CHAMPION, 1.0, 0.0), (event, CANDIDATE, 1.0, 0.0)], 1.0)
+    labels = [event for event in world.events if event.type == FEEDBACK]
+    world.events = [event for event in world.events if event.type != FEEDBACK] + labels
+    arms.read(world, None, comparison, since=0.0, shadow=True)
+    count = comparison.evidence().quality.count
+    assert 2_500 + 1_000 < count <= 5_000
+    assert arms.to_json() == {"predictions": {}, "sample": {}, "level": 3, "waiting": [[], []]}
 
 
 def test_the_brier_score_of_several_classes_is_between_nought_and_one() -> None:

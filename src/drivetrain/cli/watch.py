@@ -175,6 +175,9 @@ def _door(opened: Project, as_json: bool) -> Iterator[Door]:
     record.write_text(json.dumps({"url": url}))
     if not as_json:
         click.echo(f"watching {definition.name}; door at {url}", err=True)
+        if definition.serving.canary.at_once and any(one.action == "retrain" for one in definition.triggers):
+            said = "a retrained version is promoted as soon as it passes the gate, with the whole traffic at once"
+            click.echo(f"{said}; serving.canary.steps has it get some first", err=True)
     try:
         yield door
     finally:

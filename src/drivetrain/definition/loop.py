@@ -12,7 +12,16 @@ from drivetrain.definition.parts import Name
 from drivetrain.definition.values import Duration, Part, Size, parse_duration
 
 Signal = Literal[
-    "drift", "quality", "data_quality", "latency", "errors", "traffic", "staleness", "schedule", "new_data"
+    "drift",
+    "quality",
+    "data_quality",
+    "latency",
+    "errors",
+    "traffic",
+    "saturation",
+    "staleness",
+    "schedule",
+    "new_data",
 ]
 """What can be measured; `docs/loop.md` says how each is."""
 

@@ -155,6 +155,25 @@ class Divide:
 
 
 @dataclass(frozen=True, slots=True)
+class Share:
+    """What the values are of a number."""
+
+    expression: Expression
+    whole: float
+    binary: ClassVar[bool] = True
+
+    @property
+    def promql(self) -> str:
+        return f"{_operand(self.expression)} / {number(self.whole)}"
+
+    def value(self, series: SeriesStore, at: float) -> Vector:
+        return {labels: _divided(value, self.whole) for labels, value in self.expression.value(series, at).items()}
+
+    def reads(self) -> Iterator[tuple[str, float]]:
+        return self.expression.reads()
+
+
+@dataclass(frozen=True, slots=True)
 class Compare:
     """The values that are above or below a level; the others have none."""
 
@@ -215,6 +234,12 @@ def duration(seconds: float) -> str:
     return f"{milliseconds}ms" if milliseconds else "0s"
 
 
+def rise(values: NDArray[np.float64]) -> float:
+    """By how much a counter has risen between the first of these values and the last. One that fell has started anew."""
+    with np.errstate(invalid="ignore", over="ignore"):
+        return float(values[-1] - values[0] + values[:-1][values[1:] < values[:-1]].sum())
+
+
 def _operand(expression: Expression) -> str:
     return f"({expression.promql})" if expression.binary else expression.promql
 
@@ -225,17 +250,16 @@ def _rate(times: NDArray[np.int64], values: NDArray[np.float64], end: int, windo
     The rise between the first and the last sample is stretched to the ends of the window: up to an end that is hardly further away
     than two samples are, by half the distance between two otherwise, and never to before the counter was zero.
     """
-    with np.errstate(invalid="ignore", over="ignore"):
-        rise = float(values[-1] - values[0] + values[:-1][values[1:] < values[:-1]].sum())
+    risen = rise(values)
     sampled = float(times[-1] - times[0]) / 1000
     between = sampled / (len(times) - 1)
     to_start = (float(times[0] - end) / 1000) + window
     to_end = float(end - times[-1]) / 1000
-    if rise > 0 and values[0] >= 0:
-        to_start = min(to_start, sampled * (float(values[0]) / rise))
+    if risen > 0 and values[0] >= 0:
+        to_start = min(to_start, sampled * (float(values[0]) / risen))
     reach = between * 1.1
     covered = sampled + (to_start if to_start < reach else between / 2) + (to_end if to_end < reach else between / 2)
-    return rise * (covered / sampled / window)
+    return risen * (covered / sampled / window)
 
 
 def _together(how: str, values: Sequence[float]) -> float:

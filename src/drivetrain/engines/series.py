@@ -10,6 +10,7 @@ import struct
 import zlib
 from array import array
 from bisect import bisect_left, bisect_right
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
@@ -19,6 +20,9 @@ from numpy.typing import NDArray
 
 LOOKBACK = 300.0
 """How old a sample may be, in seconds, to count as a series' value now. Prometheus' default."""
+
+MOST_SAMPLES = 16_384
+"""Samples of one series: three days of one each 30 s and more. Beyond that the older half gets thinner."""
 
 Labels = tuple[tuple[str, str], ...]
 """Label names and values, in order of the names; without the metric's name."""
@@ -47,10 +51,16 @@ class Matcher:
 
 @dataclass(slots=True)
 class _Series:
+    target: str = ""
+    """Who told it last; empty if no scrape did."""
     times: array[int] = field(default_factory=lambda: array("q"))
     values: array[float] = field(default_factory=lambda: array("d"))
     # A series that ended has a marker as its last sample: it has no value from then on, however short ago the one before was.
     live: array[int] = field(default_factory=lambda: array("b"))
+
+    @property
+    def ended(self) -> bool:
+        return not (self.live and self.live[-1])
 
     def put(self, time: int, value: float, live: bool) -> None:
         if self.times and self.times[-1] >= time:
@@ -58,6 +68,24 @@ class _Series:
         self.times.append(time)
         self.values.append(value)
         self.live.append(live)
+        if len(self.times) > MOST_SAMPLES:
+            self.thin()
+
+    def thin(self) -> None:
+        """Drops every second sample of the older half, but none between which a counter began anew: what a counter rose by over a long
+        window stays as it is."""
+        half = len(self.times) // 2
+        values = np.array(self.values[: half + 1])
+        falls = values[1:] < values[:-1]
+        kept = (np.arange(half) % 2 == 0) | ~np.array(self.live[:half], dtype=bool) | falls
+        kept[1:] |= falls[:-1]
+        places = np.flatnonzero(kept).tolist()
+        if len(places) * 4 > half * 3:
+            self.cut(0, half // 2)
+            return
+        self.times[:half] = array("q", [self.times[place] for place in places])
+        self.values[:half] = array("d", [self.values[place] for place in places])
+        self.live[:half] = array("b", [self.live[place] for place in places])
 
     def cut(self, start: int, end: int) -> None:
         del self.times[start:end], self.values[start:end], self.live[start:end]
@@ -80,7 +108,7 @@ class SeriesStore:
         self._spans = {name: round(max(span, LOOKBACK) * 1000) for name, span in spans.items()}
         self._most = most
         self._metrics: dict[str, dict[Labels, _Series]] = {name: {} for name in spans}
-        self._targets: dict[str, set[tuple[str, Labels]]] = {}
+        self._targets: dict[str, set[tuple[str, Labels]]] = defaultdict(set)
         self._swept = 0
         self.dropped = 0
         """Samples that would have begun one series too many."""
@@ -105,8 +133,8 @@ class SeriesStore:
             if name in self._spans:
                 key = ordered(labels)
                 told.add((name, key))
-                self._put(name, key, time, value, live=True)
-        for name, key in self._targets.get(target, set()) - told:
+                self._put(name, key, time, value, live=True, target=target)
+        for name, key in self._targets[target] - told:
             self._end(name, key, time)
         self._targets[target] = told
 
@@ -134,16 +162,19 @@ class SeriesStore:
                 yield labels, times[live], values[live]
 
     def to_bytes(self) -> bytes:
-        """All samples, so that a window of days outlives a restart. What each target told last is not among them."""
+        """All samples, and what each target told last, so that a window of days outlives a restart."""
         parts = []
         for name, found in self._metrics.items():
             for labels, series in found.items():
-                words = [name, *(word for pair in labels for word in pair)]
+                words = [series.target, name, *(word for pair in labels for word in pair)]
                 parts.append(struct.pack("<II", len(words), len(series.times)))
                 for word in words:
                     text = word.encode()
                     parts.append(struct.pack("<I", len(text)) + text)
-                parts += [series.times.tobytes(), series.values.tobytes(), series.live.tobytes()]
+                # Differences are small and alike: a tenth of the room, in half the time.
+                parts.append(np.diff(np.array(series.times, dtype="<i8"), prepend=np.int64(0)).tobytes())
+                bits = np.array(series.values, dtype="<f8").view("<i8")
+                parts += [np.bitwise_xor(bits, np.append(np.int64(0), bits[:-1])).tobytes(), series.live.tobytes()]
         return zlib.compress(b"".join(parts), 1)
 
     @classmethod
@@ -155,27 +186,35 @@ class SeriesStore:
             place = 0
             while place < len(raw):
                 place = made._read(raw, place)
-        except (zlib.error, struct.error, ValueError, IndexError) as error:
+        except (zlib.error, struct.error, ValueError, IndexError, OverflowError) as error:
             raise ValueError("no series can be read from this") from error
         return made
 
     def _read(self, raw: memoryview, place: int) -> int:
-        count, length = struct.unpack_from("<II", raw, place)
+        count, length = (int(number) for number in struct.unpack_from("<II", raw, place))
         place += 8
         words = []
         for _ in range(count):
             (size,) = struct.unpack_from("<I", raw, place)
             words.append(bytes(raw[place + 4 : place + 4 + size]).decode())
             place += 4 + size
-        series = _Series()
-        for column, width in ((series.times, 8), (series.values, 8), (series.live, 1)):
-            column.frombytes(raw[place : place + width * length])
-            place += width * length
-        if not len(series.times) == len(series.values) == len(series.live) == length:
+        times, values, live = (
+            raw[place : place + 8 * length],
+            raw[place + 8 * length : place + 16 * length],
+            raw[place + 16 * length : place + 17 * length],
+        )
+        if len(live) != length or len(words) < 2:
             raise IndexError
-        if words[0] in self._metrics and len(self) < self._most:
-            self._metrics[words[0]][tuple(zip(words[1::2], words[2::2], strict=True))] = series
-        return place
+        series = _Series(words[0])
+        series.times.frombytes(np.cumsum(np.frombuffer(times, "<i8")).tobytes())
+        series.values.frombytes(np.bitwise_xor.accumulate(np.frombuffer(values, "<i8")).tobytes())
+        series.live.frombytes(live)
+        name, labels = words[1], tuple(zip(words[2::2], words[3::2], strict=True))
+        if name in self._metrics and len(self) < self._most:
+            self._metrics[name][labels] = series
+            if series.target and not series.ended:
+                self._targets[series.target].add((name, labels))
+        return place + 17 * length
 
     def _found(self, name: str, matchers: Iterable[Matcher]) -> Iterator[tuple[Labels, _Series]]:
         wanted = tuple(matchers)
@@ -184,7 +223,7 @@ class SeriesStore:
             if all(matcher.matches(known) for matcher in wanted):
                 yield labels, series
 
-    def _put(self, name: str, labels: Labels, time: int, value: float, *, live: bool) -> None:
+    def _put(self, name: str, labels: Labels, time: int, value: float, *, live: bool, target: str = "") -> None:
         if (span := self._spans.get(name)) is None:
             return
         series = self._metrics[name].get(labels)
@@ -193,6 +232,7 @@ class SeriesStore:
                 self.dropped += 1
                 return
             series = self._metrics[name][labels] = _Series()
+        series.target = target
         series.put(time, value, live)
         # Somewhat more than a rule looks back: it may be evaluated a little later than the last sample was taken.
         series.forget(time - span - 60_000)
@@ -202,7 +242,7 @@ class SeriesStore:
 
     def _end(self, name: str, labels: Labels, time: int) -> None:
         series = self._metrics.get(name, {}).get(labels)
-        if series is not None and series.live[-1]:
+        if series is not None and not series.ended:
             series.put(time, 0.0, live=False)
 
     def _sweep(self, time: int) -> None:

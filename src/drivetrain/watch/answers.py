@@ -14,6 +14,7 @@ from typing import Any
 import msgspec
 import numpy as np
 
+from drivetrain.backends.serving.gateway.endings import has_failed
 from drivetrain.backends.serving.gateway.events import Event
 from drivetrain.backends.serving.replica.codecs.jsons import UNREADABLE
 from drivetrain.records import Scalar
@@ -22,7 +23,7 @@ from drivetrain.watch.payloads import LARGEST, protocol
 
 _KEYS = ("probability", "score", "prediction")
 
-ANSWERED, REFUSED, FAILED, UNREADABLE_ANSWER = "answered", "refused", "failed", "unreadable"
+ANSWERED, REFUSED, FAILED, UNREADABLE_ANSWER = "answered", "refused", "failed", "unreadable_answer"
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,7 +151,7 @@ def outcome_of(event: Event) -> str:
     logger tells no status, of answers alone."""
     if 400 <= event.status < 500 and event.status not in (408, 429, 499):
         return REFUSED
-    if not (200 <= event.status < 300 or event.status == 0) or (b'"failed"' in event.body and _has_failed(event.body)):
+    if not (200 <= event.status < 300 or event.status == 0) or has_failed(event.body):
         return FAILED
     return ANSWERED
 
@@ -161,20 +162,6 @@ def place_of(label: Any, classes: Sequence[Scalar]) -> int | None:
         if label == name or (isinstance(label, str) and label.lower() == str(name).lower()):
             return place
     return None
-
-
-class _Ended(msgspec.Struct, gc=False):
-    status: Any = None
-
-
-_ended = msgspec.json.Decoder(_Ended).decode
-
-
-def _has_failed(body: bytes) -> bool:
-    try:
-        return bool(_ended(body).status == "failed")
-    except UNREADABLE:
-        return False
 
 
 def _number(value: Any) -> float:

@@ -11,17 +11,24 @@ import msgspec
 import numpy as np
 
 from drivetrain.backends.serving.gateway.events import FEEDBACK, RESPONSE, Event
+from drivetrain.backends.serving.replica.codecs.jsons import UNREADABLE
 from drivetrain.engines.canary import Comparison
+from drivetrain.engines.event_windows import identity
 from drivetrain.records import Scalar
 from drivetrain.watch.answers import ANSWERED, Answers, outcome_of, place_of
+from drivetrain.watch.monitor_store import in_sample
 from drivetrain.watch.sources import Position, Source
 
-_PREDICTIONS = 5_000
-"""Predictions whose labels are waited for; the oldest go first."""
+_NEWEST = 2_500
+"""Of the predictions that wait for labels, the newest, which are all kept: a label that comes soon always finds its own."""
+_SAMPLE = 2_500
+"""Of the older ones, a fair sample. When there are more, every other one goes, by its identity."""
 _UNPAIRED = 1_000
 """Losses of one arm that wait for one of the other."""
 _PORTION = 20_000
 """Events that are held at a time."""
+_BEYOND = 1e50
+"""No label is as large, and a prediction that is counts as this: the squares of what follows from it are still numbers."""
 
 Prediction = tuple[float, ...]
 
@@ -49,13 +56,13 @@ class Brier:
 
     def predictions(self, answers: Sequence[Event]) -> Sequence[Prediction | None]:
         """See `Losses`."""
-        rows = self._answers.decode(answers, [1] * len(answers)).values
-        return [tuple(row) if all(map(math.isfinite, row)) else None for row in rows.tolist()]
+        rows = self._answers.decode(answers, [1] * len(answers)).values.clip(-_BEYOND, _BEYOND)
+        return [None if any(map(math.isnan, row)) else tuple(row) for row in rows.tolist()]
 
     def loss(self, prediction: Prediction, label: Any) -> float | None:
         """See `Losses`."""
         if self._classes is None:
-            is_number = isinstance(label, int | float) and math.isfinite(label)
+            is_number = isinstance(label, int | float) and abs(label) < _BEYOND  # also where no float is as large
             return abs(prediction[0] - label) if is_number else None
         place = place_of(label, self._classes)
         if place is None:
@@ -74,12 +81,15 @@ _label = msgspec.json.Decoder(_Label).decode
 
 
 class Arms:
-    """Reads for one comparison, and remembers predictions until their labels come."""
+    """Reads for one comparison, and remembers predictions until their labels come, however late: of the older ones a sample, which is
+    thinned by the requests' ids, so that both answers to a request are in it or neither is."""
 
     def __init__(self, champion: str, candidate: str, losses: Losses | None) -> None:
         self._arms = {champion: 0, candidate: 1}
         self._losses = losses
-        self._predictions: dict[str, list[Prediction | None]] = {}
+        self._newest: dict[str, list[Prediction | None]] = {}
+        self._sample: dict[str, list[Prediction | None]] = {}
+        self._level = 0
         self._waiting: list[list[float]] = [[], []]
 
     def read(
@@ -118,17 +128,24 @@ class Arms:
     def _remember(self, answers: Sequence[Event], losses: Losses) -> None:
         for event, prediction in zip(answers, losses.predictions(answers), strict=True):
             if prediction is not None:
-                both = self._predictions.setdefault(event.id, [None, None])
+                both = self._sample.get(event.id) or self._newest.setdefault(event.id, [None, None])
                 both[self._arms[event.revision]] = prediction
-        for old in list(itertools.islice(self._predictions, max(0, len(self._predictions) - _PREDICTIONS))):
-            del self._predictions[old]
+        for old in list(itertools.islice(self._newest, max(0, len(self._newest) - _NEWEST))):
+            both = self._newest.pop(old)
+            if _stays(old, self._level):
+                self._sample[old] = both
+        while len(self._sample) > _SAMPLE:
+            self._level += 1
+            self._sample = {event: both for event, both in self._sample.items() if _stays(event, self._level)}
 
     def _pairs(self, labels: Iterable[Event], losses: Losses) -> Iterator[tuple[float, float]]:
         """Losses of champion and candidate: of one request if both answered it, else of the next two."""
         for event in labels:
             told = _told(event)
-            both = self._predictions.pop(told.id, None) if told is not None else None
-            if told is None or both is None:
+            if told is None:
+                continue
+            both = self._newest.pop(told.id, None) or self._sample.pop(told.id, None)
+            if both is None:
                 continue
             found = [None if prediction is None else losses.loss(prediction, told.label) for prediction in both]
             if found[0] is not None and found[1] is not None:
@@ -142,22 +159,32 @@ class Arms:
 
     def to_json(self) -> dict[str, Any]:
         """What `from_json` makes the same of."""
-        return {"predictions": self._predictions, "waiting": self._waiting}
+        return {"predictions": self._newest, "sample": self._sample, "level": self._level, "waiting": self._waiting}
 
     @classmethod
     def from_json(cls, champion: str, candidate: str, losses: Losses | None, found: Mapping[str, Any]) -> Arms:
         """As it was kept."""
         made = cls(champion, candidate, losses)
-        made._predictions = {
-            event: [None if prediction is None else tuple(prediction) for prediction in both]
-            for event, both in found["predictions"].items()
-        }
+        made._newest = _predictions(found["predictions"])
+        # A rollout that began before there was a sample has none.
+        made._sample, made._level = _predictions(found.get("sample", {})), found.get("level", 0)
         made._waiting = [list(losses_of) for losses_of in found["waiting"]]
         return made
+
+
+def _predictions(found: Mapping[str, Any]) -> dict[str, list[Prediction | None]]:
+    return {
+        event: [None if prediction is None else tuple(prediction) for prediction in both]
+        for event, both in found.items()
+    }
+
+
+def _stays(event: str, level: int) -> bool:
+    return in_sample(identity("prediction", event), level)
 
 
 def _told(event: Event) -> _Label | None:
     try:
         return _label(event.body)
-    except (msgspec.MsgspecError, UnicodeDecodeError):
+    except UNREADABLE:
         return None

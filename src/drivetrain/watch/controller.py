@@ -26,6 +26,7 @@ UNANSWERED = triggers.WEEK
 _KEPT = 2000
 """Decisions that are looked back at, besides all that have not ended."""
 _TOLD_AGAIN = 86400.0
+_NOT_YET = "not done yet: "
 _BEGUN = {"retrain": "training", "rollback": "acting", "scale": "acting", "notify": "done"}
 """State in which an action begins. To notify is nothing but to decide: each decision is told."""
 
@@ -173,7 +174,7 @@ class Controller:
         """Takes a decision as far as it goes now."""
         while decision.state in triggers.OPEN:
             try:
-                following = self._next(decision, seen, changed)
+                following = self._next(self._unfailed(decision, seen), seen, changed)
             except UsageError as error:
                 following = self._now(decision, seen, "failed", str(error))
             except DrivetrainError as error:
@@ -270,13 +271,23 @@ class Controller:
         self._acts.scale(others[-1].trigger if others else None)
         return self._now(decision, seen, "done", "it fires no more; the former bounds are back")
 
+    def _unfailed(self, decision: Decision, seen: Seen) -> Decision:
+        """The decision as it was before it could not be done. If that is what comes of the next try, the failures are over: another one,
+        later, has its own time."""
+        if "failing_since" not in decision.numbers:
+            return decision
+        numbers = {name: value for name, value in decision.numbers.items() if name != "failing_since"}
+        reasons = [reason for _, _, reason in self._journal.decision_steps(decision.id)]
+        reason = next((reason for reason in reversed(reasons) if not reason.startswith(_NOT_YET)), decision.reason)
+        return replace(decision, numbers=numbers, reason=reason, changed=seen.now)
+
     def _not_yet(self, decision: Decision, seen: Seen, error: DrivetrainError) -> Decision:
         """What could not be done now is tried again for a while; a rollout has its own limit of time."""
         decision = self._journal.decision(decision.id) or decision  # it may have come a step further before it failed
         since = decision.numbers.get("failing_since")
         if not isinstance(since, float) or since > seen.now:
             numbers = {"failing_since": float(seen.now)}
-            return self._now(decision, seen, decision.state, f"not done yet: {error}", numbers=numbers)
+            return self._now(decision, seen, decision.state, f"{_NOT_YET}{error}", numbers=numbers)
         if decision.state != "rollout" and seen.now - since > PATIENCE:
             return self._now(decision, seen, "failed", str(error))
         return decision

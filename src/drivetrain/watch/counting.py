@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from drivetrain.engines.reference import text_of
-from drivetrain.watch.answers import ANSWERED, outcome_of
+from drivetrain.watch.answers import ANSWERED, UNREADABLE_ANSWER, outcome_of
 from drivetrain.watch.arrivals import Pair
 from drivetrain.watch.labels import MOST_ROWS, Outcomes
 from drivetrain.watch.monitor_store import Kept
@@ -39,10 +39,10 @@ def count(pairs: Sequence[Pair], subjects: Subjects) -> Counted:
         of_revision.setdefault(pair.request.revision, []).append(pair)
     for revision, some in of_revision.items():
         subject = subjects.find(revision)
-        outcome = "unknown_revision" if subject is None else "taken"
-        counted.outcomes["request", outcome] += len(some)
-        counted.outcomes["response", outcome] += len(some)
-        if subject is not None:
+        if subject is None:
+            counted.outcomes["request", "unknown_revision"] += len(some)
+            counted.outcomes["response", "unknown_revision"] += len(some)
+        else:
             _count(some, subject, counted)
     return counted
 
@@ -55,11 +55,20 @@ def _count(pairs: Sequence[Pair], subject: Subject, counted: Counted) -> None:
             asked.append(pair)
         else:
             _tell(counted, subject, pair, outcome)
+    faulty = {"request": 0, "response": 0}
     columns = subject.requests.decode(pair.request for pair in asked)
     rows = columns.rows.tolist()
     found = subject.answers.decode((pair.response for pair in asked), rows)
     for pair, fault, outcome in zip(asked, columns.faults, found.outcomes, strict=True):
         _tell(counted, subject, pair, fault or outcome)
+        if fault:
+            faulty["request"] += 1
+            counted.outcomes["request", fault] += 1
+        elif outcome == UNREADABLE_ANSWER:
+            faulty["response"] += 1
+            counted.outcomes["response", "unreadable"] += 1
+    for kind, count in faulty.items():
+        counted.outcomes[kind, "taken"] += len(pairs) - count
     starts = np.repeat([pair.start for pair in asked], columns.rows)
     for start in np.unique(starts).tolist():
         here = starts == start

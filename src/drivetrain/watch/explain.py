@@ -1,18 +1,19 @@
-"""Each trigger in values and words: what it measures, where it stands, what would be done, and why."""
+"""Each trigger and each rule of an objective in values and words: what it measures, where it stands, what would be done, and why."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from drivetrain.definition.loop import Trigger
+from drivetrain.engines.expressions import Both, Compare
 from drivetrain.engines.rules import Alert, Rule
 from drivetrain.engines.series import SeriesStore
 from drivetrain.engines.triggers import Verdict
 from drivetrain.records import Scalar
-from drivetrain.watch.conditions import MONITORED
+from drivetrain.watch.conditions import MONITORED, OBJECTIVES
 from drivetrain.watch.samples import Sample
 
 UNITS: Mapping[str, str] = {"latency": " s", "staleness": " s", "traffic": " requests a second", "new_data": " rows"}
@@ -20,9 +21,10 @@ UNITS: Mapping[str, str] = {"latency": " s", "staleness": " s", "traffic": " req
 
 @dataclass(frozen=True, slots=True)
 class Explained:
-    """One trigger. `state` is `calm`, `pending`, `firing`, or `unknown` while its signal has no value; `since` when that state began, if
-    that is known. `outcome` is what would be done now: `nothing`, `act`, `ask` for approval, or `hold`, by the rule `rule` and until
-    `until`. Times are seconds since 1970; `hold` is in seconds."""
+    """One trigger, or one rule of `serving.slo`, whose value is that of its long window. `state` is `calm`, `pending`, `firing`, or
+    `unknown` while its signal has no value; `since` when that state began, if that is known. `outcome` is what would be done now:
+    `nothing`, `act`, `ask` for approval, or `hold`, by the rule `rule` and until `until`. Times are seconds since 1970; `hold` is in
+    seconds."""
 
     trigger: str
     signal: str
@@ -45,24 +47,67 @@ class Explained:
 
 def explain(
     triggers: Iterable[Trigger], rules: Mapping[str, Rule], series: SeriesStore, samples: Sequence[Sample],
-    alerts: Mapping[str, Alert], verdicts: Mapping[str, Verdict], earlier: Callable[[], Sequence[Sample]], now: float,
+    alerts: Mapping[str, Alert], verdicts: Mapping[str, Verdict], earlier: Callable[[Collection[str]], Sequence[Sample]],
+    now: float,
 ) -> list[Explained]:  # fmt: skip
     """Every trigger as it is. `alerts` and `verdicts` are by the triggers' names; `samples` are the monitor's, and `earlier` gives those of
-    windows that are too long ago to count."""
+    windows that are too long ago to count, as far as they tell of some signals."""
     known = [(trigger, value_of(trigger, rules[trigger.name], series, now)) for trigger in triggers]
-    before = earlier() if any(value is None and trigger.signal in MONITORED for trigger, value in known) else []
+    unknown = {trigger.signal for trigger, value in known if value is None and trigger.signal in MONITORED}
+    before = earlier(unknown) if unknown else []
     return [
         _explained(trigger, value, samples, before, alerts.get(trigger.name), verdicts.get(trigger.name))
         for trigger, value in known
     ]
 
 
-def value_of(trigger: Trigger, rule: Rule, series: SeriesStore, now: float) -> float | None:
-    """What the trigger's signal is now; None if it has no value."""
-    found = [value for value in rule.signal.value(series, now).values() if not math.isnan(value)]
+def explain_objectives(
+    rules: Iterable[Rule], series: SeriesStore, alerts: Mapping[str, Alert], verdicts: Mapping[str, Verdict],
+    left: Mapping[str, float], now: float,
+) -> list[Explained]:  # fmt: skip
+    """The rules of `serving.slo` as they are; `left` is the share of each error budget that is left."""
+    return [_objective(rule, series, alerts.get(rule.name), verdicts.get(rule.name), left, now) for rule in rules]
+
+
+def _objective(
+    rule: Rule, series: SeriesStore, alert: Alert | None, verdict: Verdict | None, left: Mapping[str, float], now: float
+) -> Explained:
+    assert isinstance(rule.expression, Both)
+    conditions = (rule.expression.first, rule.expression.second)
+    value, short = (_value(condition, series, now) for condition in conditions)
+    signal = rule.labels["signal"]
+    what = "the share of requests without an answer" if signal == "errors" else "the share of answers in time"
+    words = f"{what} is not known yet"
+    if value is not None:
+        spans = [spelled(max(span for _, span in condition.reads())) for condition in conditions]
+        words = f"{what} is {value:.4g} over {spans[0]}, {_limit(conditions[0], value)}"
+        words += f", and {'not known' if short is None else f'{short:.4g}'} over {spans[1]}"
+    if (share := left.get(OBJECTIVES[signal])) is not None:
+        words += f"; {share:.3g} of the error budget is left"
+    words, state, since = _standing(words, "unknown" if value is None else "calm", alert)
+    words, outcome, by, until = _intended(words, verdict)
+    return Explained(
+        rule.name, signal, "notify", value, "above" if conditions[0].operator == ">" else "below", rule.level, None, rule.hold,
+        state, since, outcome, by, words, until,
+    )  # fmt: skip
+
+
+def _limit(condition: Compare, value: float) -> str:
+    side = "above" if condition.operator == ">" else "below"
+    return f"{'' if condition.holds(value) else 'not '}{side} {condition.level:.4g}"
+
+
+def _value(condition: Compare, series: SeriesStore, now: float) -> float | None:
+    found = [value for value in condition.expression.value(series, now).values() if not math.isnan(value)]
     if not found:
         return None
-    return max(found) if _is_above(trigger) else min(found)
+    return max(found) if condition.operator == ">" else min(found)
+
+
+def value_of(trigger: Trigger, rule: Rule, series: SeriesStore, now: float) -> float | None:
+    """What the trigger's signal is now; None if it has no value."""
+    assert isinstance(rule.expression, Compare)
+    return _value(rule.expression, series, now)
 
 
 def _explained(
@@ -75,23 +120,33 @@ def _explained(
     if last is not None and last_at is not None:
         ended = f"of the last window, which ended {instant(last_at)}: {measured(trigger, last, before)}"
         words = f"{trigger.signal} is not known now; {ended}"
-    since = outcome = None
-    if alert is not None and alert.state != "resolved":
-        state, since = alert.state, alert.since
-        words = f"{words}, since {instant(alert.since)}"
-        if state == "pending":
-            words += f"; it has to hold for {spelled(trigger.hold.total_seconds())}"
-    rule, until = "", None
-    if verdict is not None:
-        outcome, rule, until = verdict.outcome, verdict.rule, verdict.until
-        if verdict.reason:
-            words += f"; not now: {verdict.reason}" + (f", until {instant(until)}" if until is not None else "")
-        elif outcome == "ask":
-            words += "; somebody has to approve it"
+    words, state, since = _standing(words, state, alert)
+    if state == "pending":
+        words += f"; it has to hold for {spelled(trigger.hold.total_seconds())}"
+    words, outcome, rule, until = _intended(words, verdict)
     return Explained(
-        trigger.name, trigger.signal, trigger.action, value, "above" if _is_above(trigger) else "below", trigger.level,
-        trigger.clear, trigger.hold.total_seconds(), state, since, outcome or "nothing", rule, words, until, last, last_at,
+        trigger.name, trigger.signal, trigger.action, _finite(value), "above" if _is_above(trigger) else "below", trigger.level,
+        trigger.clear, trigger.hold.total_seconds(), state, since, outcome, rule, words, until, last, last_at,
     )  # fmt: skip
+
+
+def _standing(words: str, state: str, alert: Alert | None) -> tuple[str, str, float | None]:
+    """Words, state and since when it is so."""
+    if alert is None or alert.state == "resolved":
+        return words, state, None
+    return f"{words}, since {instant(alert.since)}", alert.state, alert.since
+
+
+def _intended(words: str, verdict: Verdict | None) -> tuple[str, str, str, float | None]:
+    """Words, outcome, and the rule that objects, until when."""
+    if verdict is None:
+        return words, "nothing", "", None
+    if verdict.reason:
+        words += f"; not now: {verdict.reason}"
+        words += f", until {instant(verdict.until)}" if verdict.until is not None else ""
+    elif verdict.outcome == "ask":
+        words += "; somebody has to approve it"
+    return words, verdict.outcome, verdict.rule, verdict.until
 
 
 def _last(trigger: Trigger, samples: Sequence[Sample]) -> tuple[float, float] | None:
@@ -132,7 +187,12 @@ def measured(trigger: Trigger, value: float | None, samples: Sequence[Sample]) -
 
 def numbers(trigger: Trigger, value: float | None) -> dict[str, Scalar]:
     """A decision's numbers."""
-    return {"signal": trigger.signal, "value": value, "threshold": trigger.level}
+    return {"signal": trigger.signal, "value": _finite(value), "threshold": trigger.level}
+
+
+def _finite(value: float | None) -> float | None:
+    """A value for JSON, which has no word for that of a service without any replica, which something waits for."""
+    return value if value is not None and math.isfinite(value) else None
 
 
 def _moved(trigger: Trigger, metric: str, samples: Sequence[Sample]) -> Sample | None:

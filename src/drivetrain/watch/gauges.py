@@ -32,6 +32,9 @@ DESCRIBED: Mapping[str, Described] = {
     ),
     "drivetrain_monitor_data_quality": Described("gauge", "Share of the rows that meet every live check.", _OF),
     "drivetrain_monitor_window_rows": Described("gauge", "Rows of the newest closed window.", _OF),
+    "drivetrain_monitor_window_requests": Described(
+        "gauge", "Requests of the newest closed window by what became of them.", (*_OF, "outcome")
+    ),
     "drivetrain_monitor_window_labels": Described("gauge", "Labelled rows of the newest closed window.", _OF),
     "drivetrain_monitor_window_end_seconds": Described(
         "gauge", "When the newest closed window ended, in seconds since 1970.", _OF
@@ -83,6 +86,8 @@ def _told(windows: Sequence[WindowReport]) -> Iterable[tuple[str, Mapping[str, s
     """`windows` are the newest first."""
     newest = windows[0]
     yield "window_rows", {}, newest.rows
+    for outcome, count in newest.outcomes.items():
+        yield "window_requests", {"outcome": outcome}, count
     yield "window_labels", {}, newest.labels
     yield "window_end_seconds", {}, newest.end
     for moved in next((window.drift for window in windows if window.drift), ()):

@@ -8,7 +8,7 @@ import logging
 import math
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from types import TracebackType
@@ -19,7 +19,7 @@ from drivetrain.backends.serving import Serving
 from drivetrain.definition.loop import Trigger
 from drivetrain.engines import quality, triggers
 from drivetrain.engines.rules import Alert, Evaluator, Rule
-from drivetrain.engines.triggers import Policy, Served, Worth
+from drivetrain.engines.triggers import Policy, Worth
 from drivetrain.errors import ServingError, SystemFault, UsageError
 from drivetrain.journal import Decision
 from drivetrain.project import Project
@@ -29,6 +29,7 @@ from drivetrain.watch import conditions, door, explain, gauges, loop_metrics, sc
 from drivetrain.watch.actions import Actions
 from drivetrain.watch.controller import Controller, Firing, Seen
 from drivetrain.watch.explain import Explained
+from drivetrain.watch.history import History
 from drivetrain.watch.monitor import Monitor, open_monitor, open_source
 from drivetrain.watch.notify import Notifier
 from drivetrain.watch.samples import Described, Sample, exposition
@@ -42,6 +43,13 @@ STEP_BACK = 1.0
 """Seconds by which a clock may go back unnoticed."""
 LEAP = 60.0
 """Seconds by which a clock may run ahead of the time that passed."""
+_KEEP = 60.0
+"""Seconds from one time that all series are written down to the next, at most: it takes longer than all else in a look."""
+_POISON: Mapping[str, str] = {
+    "unreadable": "requests hold none of the model's features",
+    "too_large": "requests are larger than what is looked into",
+    "unreadable_answer": "answers hold no prediction, or not one for each row",
+}
 _OBJECTIVE = Policy("", "notify", cooldown=86400.0, weekly_cap=7)
 """Within which bounds is told that an objective's error budget burns."""
 _SHOWN = 20
@@ -61,6 +69,9 @@ class Looked:
     champion: str | None
     candidate: str | None
     triggers: Sequence[Explained]
+    """The definition's triggers, then the rules of its objectives."""
+    budgets: Mapping[str, float]
+    """By objective the share of its error budget that is left."""
     decisions: Sequence[Decision]
     text: str
 
@@ -88,12 +99,16 @@ class Loop:
         self._steady = (clock(), time.monotonic()) if clock is time.time else None
         self._rules: dict[str, Rule] = {rule.name: rule for rule in conditions.rules(definition)}
         self._triggers: dict[str, Trigger] = {trigger.name: trigger for trigger in definition.triggers}
-        self._signals = Signals(definition, list(self._rules.values()), project.root, home / "scrapes.json")
-        self._signals.recall(clock())
+        self._signals = Signals(definition, list(self._rules.values()), project.root, home)
+        if (lost := self._signals.recall()) is not None:
+            self._say("signals", f"{lost} cannot be read: what is measured over a time begins anew", clock())
+        self._keep_every = min([_KEEP, *(trigger.window.total_seconds() / 2 for trigger in definition.triggers)])
+        self._signals_kept = -math.inf
         state = json.loads(project.journal.loop_value("rules") or "{}")
         self._evaluator = Evaluator.from_json(list(self._rules.values()), state)
         self._serving: Serving = wiring.serving(project.state)
         self._monitor: Monitor = open_monitor(project)
+        self._history = History(self._monitor)
         self._source = open_source(project)
         bounds = {trigger.name: trigger.scale for trigger in definition.triggers if trigger.scale is not None}
         part = definition.loop
@@ -112,9 +127,10 @@ class Loop:
         now = self.clock()
         set_back = self._see_clock(now)
         self._restore()
-        self._monitor.catch_up(self._source, now)
+        self._catch_up(now)
         samples, found = self._measure(now)
         self.project.journal.keep_loop_value("rules", json.dumps(self._evaluator.to_json()))
+        self._keep_signals(now)
         seen = self._seen(samples, found, now, set_back)
         changed = self._controller.step(seen)
         for said in self._notifier.tell(now):
@@ -125,16 +141,18 @@ class Loop:
     def rehearse(self) -> Looked:
         """A look that decides and does nothing: what would be done about each trigger, and why. What is new is read."""
         now = self.clock()
-        self._monitor.catch_up(self._source, now)
+        self._catch_up(now)
         samples, found = self._measure(now)
         return self._show(samples, found, self._seen(samples, found, now, self._set_back()))
 
     def close(self) -> None:
         """Lets go of the project."""
         if not self._lock.closed:
-            self._signals.keep()
-            self._monitor.close()
-            self._lock.close()
+            try:
+                self._signals.keep()
+            finally:
+                self._monitor.close()
+                self._lock.close()
 
     def __enter__(self) -> Loop:
         return self
@@ -144,6 +162,15 @@ class Loop:
     ) -> None:
         self.close()
 
+    def _keep_signals(self, now: float) -> None:
+        """Has the next process know them though this one may be killed: what fires by them fires on."""
+        if not 0 <= now - self._signals_kept < self._keep_every:
+            self._signals_kept = now
+            try:
+                self._signals.keep()
+            except SystemFault as error:  # what fires now is acted upon nevertheless
+                self._say("signals", str(error), now)
+
     # the clock
 
     def _see_clock(self, now: float) -> float | None:
@@ -152,6 +179,7 @@ class Loop:
         last = float(journal.loop_value("looked") or "-inf")
         if now < last - STEP_BACK:
             journal.keep_loop_value("set_back", repr(now))
+            self._history.forget()
             self._say("clock", f"the clock was set back by {explain.spelled(last - now)}; rests go on from now", now)
         elif self._steady is not None:
             leap = (now - self._steady[0]) - (time.monotonic() - self._steady[1])
@@ -187,6 +215,14 @@ class Loop:
                 self._say("restored", "the gateway had died; it serves again, as it did before", self.clock())
         except ServingError as error:
             self._say("restored", f"the gateway has died, and does not come back: {error}", self.clock())
+
+    def _catch_up(self, now: float) -> None:
+        """Reads what is new. What could not be looked into is said of each window that has closed."""
+        for window in self._monitor.catch_up(self._source, now).closed:
+            for outcome, words in _POISON.items():
+                if count := window.outcomes.get(outcome):
+                    ended = f"the window of {window.revision} that ended {explain.instant(window.end)}"
+                    self._say(outcome, f"{ended}: {count:,} {words}", now)
 
     def _measure(self, now: float) -> tuple[list[Sample], dict[str, Alert]]:
         """The monitor's samples, and the alert of each rule or trigger that is pending or fires."""
@@ -265,11 +301,7 @@ class Loop:
             row.at for row in journal.decisions(_TOLD, held=False) if row.action == "retrain" and row.state in ended
         )
         since = next((at for at in retrained if at <= now), 0.0)
-        served = [
-            Served(window.rows, quality.loss(metric, known.value))
-            for window in self._monitor.history(since, leading.revision)
-            if (known := window.quality or window.estimate) is not None
-        ]
+        served = self._history.served(leading.revision, since, metric)
         if not served:
             return None
         return triggers.cost_of_staying(served, quality.loss(metric, reference), worth.per_prediction)
@@ -289,19 +321,24 @@ class Loop:
             self._told_last,
             seen.now,
         )
+        left = self._signals.budgets.left(seen.now)
+        objectives = [rule for name, rule in self._rules.items() if name not in self._triggers]
+        explained += explain.explain_objectives(objectives, self._signals.series, found, verdicts, left, seen.now)
         decisions = journal.decisions(_TOLD)
         rollout = next((row for row in decisions if row.state == "rollout"), None)
         percent = int(float(str(rollout.numbers.get("percent") or 0))) if rollout is not None else 0
-        own = loop_metrics.loop_samples(definition.name, self._rules, found.values(), decisions, percent, seen.now)
+        own = loop_metrics.loop_samples(
+            definition.name, self._rules, found.values(), decisions, percent, left, seen.now
+        )
         text = exposition([*samples, *own, *self.told()], METRICS)
         self.looked = Looked(
-            seen.now, self._champion(), rollout.revision if rollout else None, explained, decisions[:_SHOWN], text
+            seen.now, self._champion(), rollout.revision if rollout else None, explained, left, decisions[:_SHOWN], text
         )
         return self.looked
 
-    def _told_last(self) -> list[Sample]:
+    def _told_last(self, signals: Collection[str]) -> list[Sample]:
         champion = self._champion()
-        return [] if champion is None else list(gauges.of_reports(self._monitor.history(0.0, champion), champion, None))
+        return [] if champion is None else self._history.told_last(champion, signals)
 
     def _say(self, kind: str, text: str, now: float) -> None:
         """Writes down what is no decision, and yet to be known."""
@@ -316,6 +353,7 @@ def document(looked: Looked) -> dict[str, object]:
         "champion": looked.champion,
         "candidate": looked.candidate,
         "triggers": [asdict(one) for one in looked.triggers],
+        "budgets": dict(looked.budgets),
         "decisions": [asdict(one) for one in looked.decisions],
     }
 

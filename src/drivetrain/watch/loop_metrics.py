@@ -18,6 +18,9 @@ METRICS: Mapping[str, Described] = {
     "drivetrain_loop_rollout_percent": Described(
         "gauge", "Share of the traffic that the candidate of a rollout gets, in percent; 0 without a rollout"
     ),
+    "drivetrain_loop_error_budget_left": Described(
+        "gauge", "Share of the error budget of thirty days that is left; negative: overdrawn", ("objective",)
+    ),
     "drivetrain_loop_looked_timestamp_seconds": Described("gauge", "When the loop looked last, in seconds since 1970"),
 }
 
@@ -28,9 +31,11 @@ def loop_samples(
     alerts: Iterable[Alert],
     decisions: Iterable[Decision],
     percent: int,
+    budgets: Mapping[str, float],
     looked: float,
 ) -> list[Sample]:
-    """The loop as it is: `triggers` are all there are by name, `percent` is the share of the candidate that is rolled out."""
+    """The loop as it is: `triggers` are all there are by name, `percent` is the share of the candidate that is rolled out, `budgets` the
+    share of each objective's error budget that is left."""
     firing = {alert.trigger for alert in alerts if alert.state == "firing"}
     counted = Counter((decision.trigger, decision.action, decision.state) for decision in decisions)
     return [
@@ -47,5 +52,9 @@ def loop_samples(
             for (trigger, action, state), count in sorted(counted.items())
         ),
         Sample("drivetrain_loop_rollout_percent", {"service": service}, float(percent)),
+        *(
+            Sample("drivetrain_loop_error_budget_left", {"service": service, "objective": objective}, left)
+            for objective, left in budgets.items()
+        ),
         Sample("drivetrain_loop_looked_timestamp_seconds", {"service": service}, looked),
     ]

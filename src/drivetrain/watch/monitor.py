@@ -12,7 +12,7 @@ from __future__ import annotations
 import logging
 import math
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -206,6 +206,10 @@ class Monitor:
     def history(self, since: float = 0.0, revision: str | None = None) -> list[WindowReport]:
         """The closed windows that end after `since`, oldest first, of one revision or of all."""
         return self._store.reports(since, revision)
+
+    def newest(self, revision: str) -> Generator[WindowReport, None, None]:
+        """The closed windows of a revision, newest first, each read when it is asked for."""
+        return self._store.newest_reports(revision)
 
     def shares(self, report: WindowReport, feature: str) -> Shares | None:
         """A feature's bins in a closed window beside the reference's, for a picture; None if they are not kept any more, or there is no

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ _POD = re.compile(r"(.+-\d{5})-deployment-[a-z0-9]+-[a-z0-9]+")
 """A pod of Knative's: its revision, then what tells it from others."""
 _ROUTES = ((b'"instances"', "v1"), (b'"predictions"', "v1"), (b'"inputs"', "v2"), (b'"outputs"', "v2"))
 _HEAD = 512
+_STATUS = re.compile("[0-9]{1,3}")
 
 
 class Recorder(Protocol):
@@ -45,7 +47,7 @@ class Posted:
 
 
 def read(header: Callable[[bytes], bytes | None], body: bytes, service: str, now: float) -> Posted:
-    """The event that the headers are about. Raises `ValueError`, in words, if they are about none.
+    """The event that the headers are about. Raises `ValueError`, in words, if they are about none, or say what cannot be.
 
     KServe's logger names no revision and no path. The revision is what the pod's name begins with, unless an annotation ending in
     `/revision` is sent along (`logger.metadataAnnotations`); the path is that of the protocol that the body looks like. Of a time that
@@ -61,7 +63,7 @@ def read(header: Callable[[bytes], bytes | None], body: bytes, service: str, now
     revision = told(b"revision") or _annotated(told(b"annotations")) or _of_pod(told(b"source"))
     return Posted(
         kind, event, revision, told(b"path") or _path(body, service), (header(b"content-type") or b"").decode("latin-1"),
-        _instant(told(b"time"), now), int(_number(told(b"status"), 200)), _number(told(b"took"), 0.0),
+        _instant(told(b"time"), now), _status(told(b"status")), _seconds(told(b"took")),
     )  # fmt: skip
 
 
@@ -80,7 +82,7 @@ def _annotated(text: str) -> str:
     try:
         found = json.loads(text)
         return next((str(values[0]) for name, values in found.items() if name.endswith("/revision")), "")
-    except (ValueError, AttributeError, IndexError, TypeError):
+    except (ValueError, AttributeError, LookupError, TypeError, RecursionError):
         return ""
 
 
@@ -103,8 +105,20 @@ def _instant(text: str, now: float) -> float:
         return now
 
 
-def _number(text: str, default: float) -> float:
+def _status(text: str) -> int:
+    """Such as 200; what KServe's logger posts has none."""
+    if not text:
+        return 200
+    if not _STATUS.fullmatch(text):
+        raise ValueError("the status of an event has up to three digits, such as 200")
+    return int(text)
+
+
+def _seconds(text: str) -> float:
     try:
-        return float(text)
+        found = float(text or 0.0)
     except ValueError:
-        return default
+        found = math.nan
+    if not 0.0 <= found < math.inf:
+        raise ValueError("what an answer took is in seconds, such as 0.01")
+    return found

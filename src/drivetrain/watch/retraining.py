@@ -9,12 +9,13 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Literal
 
+from drivetrain.backends.runner import local
 from drivetrain.errors import SystemFault
 from drivetrain.journal import RunRow
 from drivetrain.project import Project
@@ -55,8 +56,8 @@ class Retrainings:
                 return ended
             if row is None and self._wrong_definition(run_id):
                 return Trained("failed", self._last_words(run_id))
-            if self._another_is_at_work(run_id):
-                return None
+            if local.is_held(self._project.state):
+                return None  # another is at work; of one that begins in this instant the run itself finds out
             begun = self.begun(run_id)
             if begun >= ATTEMPTS:
                 return Trained("failed", f"it was begun {begun} times and did not end; {self._last_words(run_id)}")
@@ -150,15 +151,6 @@ class Retrainings:
         attempts = self._project.journal.attempts(row.id)
         said = next((f"{a.stage}: {a.message}" for a in reversed(attempts) if a.state == row.state and a.message), "")
         return Trained("refused" if row.state == "refused" else "failed", said or self._last_words(row.id))
-
-    def _another_is_at_work(self, run_id: str) -> bool:
-        """Whether another run holds the project, as far as the journal tells; if it does not, the run itself finds out."""
-        for row in self._project.journal.runs(1):
-            if row.id != run_id and row.state == "running":
-                with suppress(ProcessLookupError, PermissionError):
-                    os.kill(row.pid, 0)
-                    return True
-        return False
 
     def _wrong_definition(self, run_id: str) -> bool:
         """Whether the process has ended before there was a run, for a reason that another attempt meets too."""

@@ -114,6 +114,9 @@ class Rollout:
         elif kept.phase != "promoting" and champion != kept.champion:
             self._keep(self._with(phase="rolled_back", reason=f"{champion} was promoted meanwhile"), now)
             return self.state()
+        elif now < kept.entered:
+            # The clock was set back: else all that is answered until it has caught up would be passed over, and no limit would end it.
+            self._keep(self._with(started=kept.started - (kept.entered - now), entered=now), now)
         self._traffic.revive()
         if self._now.phase in ("shadow", "step"):
             self._look(now)
@@ -265,6 +268,7 @@ def plan_of(canary: Canary) -> Plan:
         failures=canary.failures,
         slower=canary.slower,
         quality=canary.quality,
+        most_requests=canary.most_requests,
     )
 
 

@@ -2,55 +2,59 @@
 
 from __future__ import annotations
 
-import json
 import os
-from collections import deque
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from drivetrain.backends.metrics.scrape import Reading, scrape
+from drivetrain.backends.metrics.scrape import scrape
 from drivetrain.definition.definition import Definition
 from drivetrain.engines.rules import Rule, spans
-from drivetrain.engines.series import LOOKBACK, SeriesStore
-from drivetrain.errors import Unavailable
+from drivetrain.engines.series import SeriesStore
+from drivetrain.errors import SystemFault, Unavailable
+from drivetrain.watch.budgets import Budgets
+from drivetrain.watch.conditions import objectives
 from drivetrain.watch.samples import Sample
 from drivetrain.watch.schedule import last_due
 
 _WITHIN = 5.0
-_MOST = 500
 DUE = "drivetrain_monitor_schedule_due"
 
 
 class Signals:
-    """The series of one service, for its rules. The gateway's latest answers are kept in the file `kept` from one process to the next,
-    since a rate needs two of them."""
+    """The series of one service, for its rules, and its error budgets. They are kept in the files `series` and `budgets` of the directory
+    `kept` from one process to the next, since a rate over days needs days."""
 
     def __init__(self, definition: Definition, rules: Sequence[Rule], root: Path, kept: Path) -> None:
         self._definition = definition
-        self._spans = spans(rules)
+        self.budgets = Budgets(objectives(definition.serving.slo, definition.name))
+        self._spans = dict.fromkeys(self.budgets.reads(), 0.0) | spans(rules)
         self._certificate = str(root / definition.serving.tls.certificate) if definition.serving.tls else None
-        self._kept = kept
-        windows = [trigger.window.total_seconds() for trigger in definition.triggers]
-        self._remembered = max([LOOKBACK, *windows])
-        self._scrapes: deque[tuple[float, list[Reading]]] = deque(maxlen=_MOST)
+        self._series_kept, self._budgets_kept = kept / "series", kept / "budgets"
         self.series = SeriesStore(self._spans)
 
-    def recall(self, now: float) -> None:
-        """Takes up what another process has kept, as far as it still counts."""
+    def recall(self) -> str | None:
+        """Takes up what another process has kept. What of it cannot be read begins anew: what that was, in words."""
+        lost = []
         try:
-            found = json.loads(self._kept.read_text())
-            scrapes = [(float(at), [Reading(*entry) for entry in readings]) for at, readings in found]
-        except (OSError, ValueError, TypeError):
-            return
-        for at, readings in scrapes:
-            if now - self._remembered <= at < now:
-                self._gateway(readings, at)
+            self.series = SeriesStore.from_bytes(self._series_kept.read_bytes(), self._spans)
+        except FileNotFoundError:
+            pass
+        except (OSError, ValueError):
+            lost.append(f"the series in {self._series_kept}")
+        try:
+            self.budgets.restore(self._budgets_kept.read_text())
+        except FileNotFoundError:
+            pass
+        except (OSError, ValueError):
+            lost.append(f"the error budgets in {self._budgets_kept}")
+        return " and ".join(lost) or None
 
     def keep(self) -> None:
-        """Keeps the gateway's latest answers for another process."""
-        scratch = self._kept.with_name(f".{self._kept.name}.{os.getpid()}")
-        scratch.write_text(json.dumps(list(self._scrapes)))
-        scratch.replace(self._kept)
+        """Keeps everything for another process, which may find all of it or what was kept before, each file as a whole. Raises
+        `SystemFault` if it cannot be written."""
+        # In this order: the budgets are counted on from the series' samples since they were kept.
+        _replace(self._series_kept, self.series.to_bytes())
+        _replace(self._budgets_kept, self.budgets.to_json().encode())
 
     def look(self, url: str | None, measured: Sequence[Sample], now: float) -> None:
         """Takes the monitor's samples and what the gateway at `url` tells; None where there is none, which ends its series."""
@@ -61,13 +65,19 @@ class Signals:
             )  # fmt: skip
         except Unavailable:
             told = []
-        self._gateway([reading for reading in told if reading.name in self._spans], now)
+        self.series.scraped("gateway", told, now)
+        if told:
+            self.budgets.look(self.series, now)
 
-    def _gateway(self, readings: list[Reading], at: float) -> None:
-        self.series.scraped("gateway", readings, at)
-        self._scrapes.append((at, readings))
-        while self._scrapes[0][0] < at - self._remembered:
-            self._scrapes.popleft()
+
+def _replace(path: Path, content: bytes) -> None:
+    scratch = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        scratch.write_bytes(content)
+        scratch.replace(path)
+    except OSError as error:
+        scratch.unlink(missing_ok=True)
+        raise SystemFault(f"{path} cannot be written: {error.strerror}", hint="free some space") from error
 
 
 def due(definition: Definition, handled: Mapping[str, float], now: float) -> list[Sample]:

@@ -21,7 +21,9 @@ MOST_SLICES = 50
 """Values of a slicing column that are told apart in a window, those that come first."""
 _LEAST_ROWS = 100
 """Rows a window has to have for its drift to be told: fewer show nothing, and would end an alarm that is right."""
-_OUTCOMES = ("answered", "refused", "failed", "unreadable", "too_large")
+_OUTCOMES = ("answered", "refused", "failed", "unreadable", "too_large", "unreadable_answer")
+_UNFIT = ("refused", "unreadable", "too_large")
+"""Outcomes of requests that have no rows to be judged: each counts as a row that fails."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,10 +61,11 @@ class WindowReport:
     rows: int
     """Rows that were asked and answered."""
     outcomes: Mapping[str, int] = field(default_factory=dict)
-    """Requests by what became of them: `answered`, `refused` as not valid, `failed`, `unreadable` or `too_large` for the monitor."""
+    """Requests by what became of them: `answered`, `refused` as not valid, `failed`, `unreadable` or `too_large` for the monitor, and
+    `unreadable_answer`, whose answer holds no prediction that it knows."""
     drift: tuple[Moved, ...] = ()
     passing: float | None = None
-    """Share of rows, refused requests included, that meet every live check."""
+    """Share of rows that meet every live check. A request that was refused, or could not be read, counts as a row that does not."""
     broken: Mapping[str, int] = field(default_factory=dict)
     """How many rows break each live check, by its column and its name."""
     metric: str = ""
@@ -199,7 +202,7 @@ class WindowState:
     def report(self, start: float, end: float, settings: Settings) -> WindowReport:
         """What the window tells."""
         watched, checks = self.subject.watched, self.subject.checks
-        judged = self._rows + self._outcomes["refused"]
+        judged = self._rows + sum(self._outcomes[outcome] for outcome in _UNFIT)
         verdicts = checks.verdicts(self._seen, self._broken)
         estimated = None if self._estimated is None else _measured(self._estimated.value(), _LEAST_ROWS)
         slices = {name: _measured(self._slices[name].value(), settings.least_labels) for name in sorted(self._slices)}

@@ -10,7 +10,10 @@ from drivetrain.engines.rules import Rule
 from drivetrain.engines.series import quoted
 
 _SPAN = "5m"
-_UNITS = {"latency": "s", "staleness": "s", "errors": "percentunit", "data_quality": "percentunit", "traffic": "reqps"}
+_UNITS = {
+    "latency": "s", "staleness": "s", "errors": "percentunit", "data_quality": "percentunit", "traffic": "reqps",
+    "saturation": "percentunit",
+}  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +60,11 @@ def service(name: str, availability: float) -> list[Panel]:
         Panel(
             "Burn rate of the error budget", "none", tuple(burns),
             f"1 uses up in thirty days what {number(availability)} % leave.",
+        ),
+        Panel(
+            "Error budget that is left", "percentunit",
+            ((f"max by (objective) (drivetrain_loop_error_budget_left{{{own}}})", "{{objective}}"),),
+            "Of thirty days; negative: overdrawn.",
         ),
         Panel("Saturation", "none", (
             (f"{gauge('in_flight')} / {gauge('replicas_ready')}", "in flight for each replica of {{revision}}"),
@@ -109,6 +117,9 @@ def quality(name: str) -> list[Panel]:
         ), "Once labels come; before, an estimate from the probabilities alone."),
         Panel("Quality by slice", "none", ((f'max by (slice) ({metric}, slice!="", role="champion"}})', "{{slice}}"),)),
         Panel("Rows that meet every check", "percentunit", ((of_role("data_quality"), "{{role}}"),)),
+        Panel("Requests of the last window", "none", (
+            (f"sum by (role, outcome) (drivetrain_monitor_window_requests{{{own}}})", "{{outcome}} by the {{role}}"),
+        )),
         Panel("Age of the training data", "s", ((of_role("staleness_seconds"), "{{role}}"),)),
         Panel("Labelled rows since training", "none", ((of_role("new_rows"), "{{role}}"),)),
         Panel("Events", "ops", (
