@@ -117,6 +117,7 @@ def test_from_until_and_no_cache_choose_what_is_carried_out(
         assert made == {name: value.get("digest") for name, value in after["outputs"].items()}, before["stage"]
 
 
+@pytest.mark.slow
 def test_a_stage_carried_out_by_itself_gives_what_the_run_gave(
     drivetrain: Command, make_wine: Callable[[str], Path]
 ) -> None:

@@ -18,6 +18,8 @@ import pytest
 
 Command = Callable[..., subprocess.CompletedProcess[str]]
 
+KILLS = 30
+
 
 def start(project: Path, *more: str) -> subprocess.Popen[str]:
     code = "from drivetrain.cli.main import main; main()"
@@ -50,9 +52,9 @@ def digests(document: dict[str, Any]) -> dict[str, dict[str, str | None]]:
     }
 
 
-@pytest.mark.parametrize("kills_wanted", [4, pytest.param(30, marks=pytest.mark.slow)])
+@pytest.mark.slow
 def test_killed_at_random_instants_a_lifecycle_ends_as_an_undisturbed_one(
-    drivetrain: Command, make_wine: Callable[[str], Path], kills_wanted: int
+    drivetrain: Command, make_wine: Callable[[str], Path]
 ) -> None:
     began = time.monotonic()
     found = drivetrain("run", "--json", directory=make_wine("whole"))
@@ -62,7 +64,7 @@ def test_killed_at_random_instants_a_lifecycle_ends_as_an_undisturbed_one(
     seed = random.randrange(2**32)
     draw = random.Random(seed)
     kills, number = 0, 0
-    while kills < kills_wanted:
+    while kills < KILLS:
         project = make_wine(f"killed{number}")
         number += 1
         while True:
@@ -75,7 +77,7 @@ def test_killed_at_random_instants_a_lifecycle_ends_as_an_undisturbed_one(
                 process.send_signal(signal.SIGKILL)
                 process.communicate()
                 kills += 1
-                if kills < kills_wanted:
+                if kills < KILLS:
                     continue
                 process = start(project, *(["--resume"] if rows(project, "select id from runs") else []))
                 printed, errors = process.communicate(timeout=300)

@@ -8,9 +8,11 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from drivetrain.backends.serving.gateway.upstreams import Upstream
 from drivetrain.backends.serving.http.messages import Exchange, Response
 from tests.backends.serving import servers
 from tests.backends.serving.gateways import (
@@ -179,13 +181,29 @@ def test_a_breaker_opens_when_nobody_listens_and_closes_when_somebody_does(tmp_p
         print(f"answers again {took:.2f} s after the replica came back")
 
 
+def test_a_replica_that_refuses_with_nothing_in_hand_gets_one_request_after_its_rest() -> None:
+    nothing: Any = None
+    upstream = Upstream("one", nothing, nothing)
+    upstream.ready = True
+    upstream.sent()
+    upstream.busy(0.0, learn=True)
+    assert not upstream.takes(0.0)
+    assert upstream.takes(1.0)
+    upstream.sent()
+    assert not upstream.takes(1.0)
+    upstream.succeeded()
+    assert upstream.takes(1.0)
+
+
 def test_cogs_own_server_is_a_usable_upstream(tmp_path: Path, bundle: Callable[[str], Path]) -> None:
     place = bundle("echo")
     with servers.running("cog", place) as cog:
         url = f"http://{servers.HOST}:{cog.port}"
         with running(tmp_path / "home", upstreams={"cog": url}) as gateway:
             ready(gateway, "cog")
-            found = at_once(lambda n: [gateway.predict(x=n, y=k).json().get("output") for k in range(10)], 8)
+            replies = at_once(lambda n: [gateway.predict(x=n, y=k) for k in range(10)], 8)
+            assert [reply for of_one in replies for reply in of_one if reply.status != 200] == []
+            found = [[reply.json()["output"] for reply in of_one] for of_one in replies]
             assert found == [[3.0 * n + k for k in range(10)] for n in range(8)]
             retries = [value for name, value in gateway.metrics().items() if labels(name).get("reason") == "busy"]
             print(f"80 predictions by 8 clients through one slot: {retries[0]:.0f} were busy and sent again")

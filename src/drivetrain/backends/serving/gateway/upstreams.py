@@ -79,8 +79,10 @@ class Upstream:
         self._release()
         self.breaker.succeeded()
         self._answers = 0
-        self._limit = self.in_flight if learn and self.in_flight else None
-        if self._limit is None:
+        # One that frees its slot a little after its answer refuses the next, with nothing in hand: all that wait, sent to it at once
+        # after its rest, would be refused again but for one, and have lost a try each.
+        self._limit = max(1, self.in_flight) if learn else None
+        if not learn or not self.in_flight:
             self._rest(now)
 
     def unreachable(self, now: float) -> None:
