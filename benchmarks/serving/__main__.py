@@ -16,6 +16,7 @@ RACES: Mapping[str, Callable[[Bench], Findings]] = {
     "echo": judged.echo,
     "gateway": judged.gateway,
     "models": judged.models,
+    "batching": judged.batching,
     "lookup": judged.lookup,
     "gpu": judged.gpu,
     "wake": judged.wake,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -92,12 +92,13 @@ def cog_input(model: Model) -> Mapping[str, Any]:
 
 
 @contextmanager
-def replica(model: Model, files: Path, scratch: Path) -> Iterator[Running]:
-    """Our replica alone, one worker."""
+def replica(model: Model, files: Path, scratch: Path, options: Sequence[str] = ()) -> Iterator[Running]:
+    """Our replica alone, one worker; `options` are further words of its command."""
     port, place = free_port(), bundle(model, scratch)
     command = [
         sys.executable, "-m", "drivetrain.backends.serving.replica", "--bundle", str(place), "--runner", "run.py:Runner",
         "--name", "model", "--host", "127.0.0.1", "--port", str(port),
+        *options,
     ]  # fmt: skip
     address = Address(f"http://127.0.0.1:{port}/predictions", json.dumps({"input": cog_input(model)}).encode())
     with running(command, place, own_variables(files), address) as server:

@@ -95,6 +95,31 @@ def models(bench: Bench) -> Findings:
     return Findings(targets, measured, notes)
 
 
+def batching(bench: Bench) -> Findings:
+    """What micro-batches cost where there is nothing to batch."""
+    targets: list[Target] = []
+    measured: list[Measurement] = []
+    for model in (bench.flights.model, DIGITS):
+        batched, single = races.with_and_without(bench.plan, model)
+        for what, needed in (("p50", 0.95), ("p99", 0.9)):
+            value, other = batched.median(1, what), single.median(1, what)
+            text = f"{model.name}, c=1: {what} with micro-batches at most {1 / needed:.2f}x that without"
+            targets.append(
+                Target(
+                    "batching",
+                    text,
+                    value and value * _MS,
+                    other and other * _MS,
+                    "without",
+                    needed,
+                    "ms",
+                    batched.error,
+                )
+            )
+        measured += [*batched.measurements(f"batching, {model.name}"), *single.measurements(f"batching, {model.name}")]
+    return Findings(targets, measured)
+
+
 def lookup(bench: Bench) -> Findings:
     """Online features from Redis, beside Feast's own call."""
     from benchmarks.serving.lookup import measure

@@ -1,4 +1,4 @@
-"""The races: what each server does with the same model under the same load, ours beside the peers', in turns."""
+"""The races: what each server does with the same model under the same load, one after the other."""
 
 from __future__ import annotations
 
@@ -93,6 +93,28 @@ def measure(plan: Plan, name: str, start: Start, connections: Sequence[int]) -> 
         result.error = f"{type(error).__name__}: {error}"
         plan.say(f"  {name:<12} FAILED {result.error}")
     return result
+
+
+def with_and_without(plan: Plan, model: Model) -> tuple[Result, Result]:
+    """Our replica with micro-batches and without, one connection each: both are up, and are asked in turns."""
+    found = Result("with"), Result("without")
+    try:
+        with (
+            replica(model, plan.files, plan.scratch) as batching,
+            replica(model, plan.files, plan.scratch, ("--batch-max", "1")) as single,
+        ):
+            both = list(zip(found, (batching, single), strict=True))
+            for _, server in both:
+                load.closed(server.address, 1, 1)
+            for _ in range(plan.rounds):
+                for result, server in both:
+                    result.loads.setdefault(1, []).append(load.closed(server.address, 1, plan.seconds))
+    except (NotUp, LoadFailed, OSError) as error:
+        for result in found:
+            result.error = f"{type(error).__name__}: {error}"
+    for result in found:
+        plan.say(f"  {result.name:<12} {result.error or told(result, 1)}")
+    return found
 
 
 def told(result: Result, connections: int) -> str:
