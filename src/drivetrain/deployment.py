@@ -97,6 +97,15 @@ def origin(opened: Project, deployed: Deployed) -> Origin:
     )  # fmt: skip
 
 
+def origin_of_stages(opened: Project) -> Origin:
+    """Where the image of a pipeline's steps comes from: the project as it is now. No run made it."""
+    part = opened.definition.package
+    facts = {name: str(value or "") for name, value in wiring.facts_of(opened).items()}
+    return Origin(
+        "", facts["definition"], facts["code"], facts["lock"], facts["commit"], (part.source if part else None) or ""
+    )
+
+
 def signature(opened: Project, deployed: Deployed, model: Path, target: Path) -> Path | None:
     """The signature of the model in the directory `model` as a file below `target`: as the run made it, or else made now; None where there
     is no key."""

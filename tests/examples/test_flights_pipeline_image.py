@@ -12,7 +12,12 @@ from typing import Any
 
 import pytest
 
+from drivetrain import wiring
+from drivetrain.backends.images.registry import open_registry
+from drivetrain.definition.packaging import Sign
 from tests.backends.images import containers
+from tests.backends.images.keys import new_key
+from tests.backends.images.registries import RegistryServer
 from tests.examples import compiled
 
 Command = Callable[..., subprocess.CompletedProcess[str]]
@@ -27,7 +32,7 @@ pytestmark = pytest.mark.slow
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """A directory with a base, where the builder's store is too."""
-    with containers.place(tmp_path_factory.mktemp("stages"), "podman", "debootstrap") as root:
+    with containers.place(tmp_path_factory.mktemp("stages"), "podman", "debootstrap", "docker-registry") as root:
         yield root
 
 
@@ -120,6 +125,38 @@ def test_the_image_says_what_it_is_and_starts_nothing_by_itself(image: str) -> N
     assert "Carry out one stage" in containers.podman(
         "run", "--rm", "--network", "host", image, "drivetrain", "stage", "--help"
     )
+
+
+def test_it_is_pushed_with_sbom_provenance_and_signature(
+    packaged: dict[str, Any], ran: Ran, place: Path, drivetrain: Command
+) -> None:
+    project, _ = ran
+    key = new_key(place / "secrets" / "signing.key")
+    definition = project / "drivetrain.yaml"
+    before = definition.read_text()
+    definition.write_text(
+        before.replace("package: {base: base.tar}", f"package: {{base: base.tar, sign: {{key: {key}}}}}")
+    )
+    server = RegistryServer(place / "registry" / "data")
+    try:
+        ref = f"{server.host}/steps:1"
+        pushed = drivetrain("package", "--stages", "--target", "here", "--push", ref, "--json", directory=project)
+        assert pushed.returncode == 0, pushed.stderr
+        found = json.loads(pushed.stdout)
+        registry = open_registry()
+        assert registry.resolve(ref) == found["digest"]
+        kinds = sorted(
+            entry.annotations.get("dev.sigstore.bundle.predicateType", entry.artifact_type)
+            for entry in registry.referrers(ref, found["digest"])
+        )
+        assert kinds == [
+            "application/vnd.cyclonedx+json", "https://sigstore.dev/cosign/sign/v1", "https://slsa.dev/provenance/v1",
+        ]  # fmt: skip
+        trust = wiring.trust(project / ".drivetrain", project, Sign(key=str(key)))
+        trust.check_image(f"{server.host}/steps@{found['digest']}", layers=False)
+    finally:
+        server.kill()
+        definition.write_text(before)
 
 
 def test_two_folders_give_one_digest(packaged: dict[str, Any], ran: Ran, drivetrain: Command, tmp_path: Path) -> None:

@@ -109,7 +109,8 @@ def _of_stages(opened: Project) -> _Made:
     def push(ref: str) -> Pushed:
         if "@" in ref:
             raise UsageError(f"{ref} names a digest, and an image is pushed to a tag", hint="give one with --push")
-        return images.push(built, ref)
+        origin = deployment.origin_of_stages(opened)
+        return packaging.publish(images, deployment.trust(opened), built, ref, origin, None, _say)
 
     return _Made(images, built, "latest", opened.target.image, push)
 

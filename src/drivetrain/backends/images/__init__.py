@@ -172,9 +172,9 @@ class Built:
 
 @dataclass(frozen=True, slots=True)
 class Origin:
-    """Where an image comes from, for its provenance. `run` is the run's id, `definition`, `code` and `lock` are digests as the journal has
-    them (hexadecimal, without `sha256:`), `commit` and `source` the project's in git (empty where there is none), `materials` the
-    digests of what the run made it of, by name."""
+    """Where an image comes from, for its provenance. `run` is the run's id (empty where none made it), `definition`, `code` and `lock` are
+    digests as the journal has them (hexadecimal, without `sha256:`), `commit` and `source` the project's in git (empty where there is
+    none), `materials` the digests of what the run made it of, by name."""
 
     run: str
     definition: str

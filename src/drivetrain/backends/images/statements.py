@@ -26,7 +26,7 @@ def signature(ref: Ref) -> bytes:
 
 def provenance(ref: Ref, built: Built | None, origin: Origin) -> bytes:
     """SLSA's provenance, version 1: which builder made the image in which run, and of what. `built` is None for an image that was made
-    elsewhere, of which the run is all that is known."""
+    elsewhere, of which the run is all that is known; the origin has no run where none made it."""
     external: dict[str, Any] = {"definition": origin.definition, "image": ref.name}
     predicate = {
         "buildDefinition": {
@@ -37,7 +37,7 @@ def provenance(ref: Ref, built: Built | None, origin: Origin) -> bytes:
         },
         "runDetails": {
             "builder": {"id": _BUILDER, "version": {"drivetrain": __version__}},
-            "metadata": {"invocationId": origin.run},
+            "metadata": {"invocationId": origin.run} if origin.run else {},
         },
     }
     return _statement(ref, PROVENANCE, predicate)
