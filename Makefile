@@ -43,7 +43,7 @@ demo: setup ## flights: a model is served, ages, is retrained and replaced, in m
 	@$(BIN)/python examples/flights/demo.py
 
 .PHONY: test
-test: setup ## every test
+test: setup ## every test but those that take minutes
 	$(BIN)/python -m pytest -n 4 --dist loadfile --no-loadscope-reorder -q -m "not slow"
 
 .PHONY: bench
@@ -65,6 +65,10 @@ bench-packaging: setup ## how fast a model becomes an image, beside a Dockerfile
 .PHONY: test-slow
 test-slow: setup ## the tests that take minutes: kills, fuzzed requests, containers, a real Prometheus
 	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -q -m slow
+
+.PHONY: test-failed
+test-failed: setup ## the tests that failed last, one after the other
+	$(BIN)/python -m pytest -n 0 --last-failed --last-failed-no-failures none --maxfail 3 -q
 
 .PHONY: lock
 lock: ## resolves the lock files anew (needs uv)
