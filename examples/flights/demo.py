@@ -63,12 +63,14 @@ def begin_anew() -> None:
 
 
 def release(broken: bool) -> None:
-    """Has the copy's definition name the runner that went wrong, and roll it out; or as it was."""
-    text = (HERE / "drivetrain.yaml").read_text()
+    """Has the copy name the runner that went wrong, and roll it out; or as it was."""
+    text, cog = (HERE / "drivetrain.yaml").read_text(), (HERE / "cog.yaml").read_text()
     if broken:
         text = text.replace("runner: run.py:Runner", "runner: broken.py:Runner")
         text = text.replace("triggers:\n", f"triggers:\n{RELEASED}")
+        cog = cog.replace("run.py:Runner", "broken.py:Runner")
     (COPY / "drivetrain.yaml").write_text(text)
+    (COPY / "cog.yaml").write_text(cog)
 
 
 # what came of it
