@@ -115,7 +115,7 @@ def judged(decisions: Sequence[Mapping[str, Any]]) -> Iterator[str]:
 def triggers(played: Mapping[str, Any]) -> Iterator[str]:
     """Each trigger as the loop saw it last."""
     for one in played["triggers"]:
-        yield f"  {one['trigger']:<16} {one['state']:<8} {one['why']}"
+        yield f"  {one['trigger']:<19} {one['state']:<8} {one['why']}"
 
 
 def months(played: Mapping[str, Any]) -> Iterator[str]:
