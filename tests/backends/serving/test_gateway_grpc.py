@@ -20,7 +20,8 @@ from drivetrain.backends.serving.gateway.settings import Capturing, Scaling
 from drivetrain.backends.serving.http.messages import Exchange, Response
 from drivetrain.backends.serving.replica import open_inference_pb2 as pb
 from tests.backends.serving.gateways import TOKEN, Fake, Gateway, configure, fakes, running, wait_until
-from tests.backends.serving.servers import HOST, free_port
+from tests.backends.serving.servers import HOST
+from tests.ports import free_port
 
 PREFIX = "/inference.GRPCInferenceService/"
 
@@ -166,7 +167,8 @@ def test_whoever_asks_for_the_model_of_a_service_that_sleeps_wakes_it(
 def test_the_grpc_port_is_logged_and_one_that_is_taken_ends_the_gateway_before_it_listens(tmp_path: Path) -> None:
     port = free_port()
     with running(tmp_path / "first", grpc_port=port) as gateway:
-        assert f"echo: listening for gRPC on {HOST}:{port}" in gateway.text()
+        # HTTP, by which the gateway is known to be up, is answered a little before.
+        wait_until(lambda: f"echo: listening for gRPC on {HOST}:{port}" in gateway.text())
         file = configure(tmp_path / "second", grpc_port=port)
         command = [sys.executable, "-m", "drivetrain.backends.serving.gateway", str(file)]
         done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
