@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
-import contextlib
-import secrets
+import itertools
+import os
+import re
 import socket
+from contextlib import suppress
+
+_WORKER = int(re.sub(r"\D", "", os.environ.get("PYTEST_XDIST_WORKER", "")) or 0) % 8
+_TRIED = itertools.count(os.getpid() * 7)
 
 
 def free_port() -> int:
-    """A port of 127.0.0.1 that nobody has, below those that the system gives away by itself: nobody is given it before its server has it,
-    or while that is down, as happens to those of other tests that ask the system for a port."""
+    """A port of 127.0.0.1 that is free now, and that nobody takes until the server that is to listen there has started, or while that
+    is down.
+
+    The system gives those from 32768 on to clients and to whoever asks for any; of those below, each worker of pytest has its own.
+    """
     while True:
-        port = 10_000 + secrets.randbelow(20_000)
-        with socket.socket() as tried, contextlib.suppress(OSError):
-            tried.bind(("127.0.0.1", port))
+        port = 10_000 + 2_500 * _WORKER + next(_TRIED) % 2_500
+        with socket.socket() as probe, suppress(OSError):
+            probe.bind(("127.0.0.1", port))
             return port

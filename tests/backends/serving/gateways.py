@@ -27,7 +27,8 @@ from drivetrain.backends.serving.gateway import settings as settings_file
 from drivetrain.backends.serving.gateway.settings import Settings
 from drivetrain.backends.serving.http.messages import Exchange, Request, Response
 from drivetrain.backends.serving.http.server import Server
-from tests.backends.serving.servers import HOST, Reply, exchange, free_port, message
+from tests.backends.serving.servers import HOST, Reply, exchange, message
+from tests.ports import free_port
 
 TOKEN = "a-test-token"
 RUNNER = "run.py:Runner"

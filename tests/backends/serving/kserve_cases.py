@@ -23,6 +23,7 @@ from kserve.protocol.grpc import grpc_predict_v2_pb2_grpc as stubs
 from tests.backends.serving import servers
 from tests.backends.serving.conformance import Row
 from tests.backends.serving.servers import HOST, Reply, Server
+from tests.ports import free_port
 
 RUNNER = """
 from cog import BaseRunner, Input
@@ -278,7 +279,7 @@ def kserve_server(place: Path) -> Iterator[Pair]:
     """KServe's own model server with the echo model."""
     place.mkdir(parents=True)
     (place / "server.py").write_text(MODEL_SERVER)
-    http, rpc = servers.free_port(), servers.free_port()
+    http, rpc = free_port(), free_port()
     log = place / "log"
     with log.open("wb") as file:
         process = subprocess.Popen(
@@ -296,7 +297,7 @@ def kserve_server(place: Path) -> Iterator[Pair]:
 @contextmanager
 def replica(place: Path) -> Iterator[Pair]:
     """The replica with the echo runner."""
-    rpc = servers.free_port()
+    rpc = free_port()
     servers.bundle(place, RUNNER)
     with servers.running("replica", place, options=["--grpc-port", str(rpc)]) as server:
         yield Pair(server, rpc)

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import itertools
 import json
 import os
-import re
 import signal
 import socket
 import subprocess
@@ -17,6 +15,8 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+from tests.ports import free_port
 
 HOST = "127.0.0.1"
 ENDED = ("SETUP_FAILED", "DEFUNCT", "UNHEALTHY")
@@ -191,22 +191,6 @@ def bundle(place: Path, source: str, file: str = "run.py", name: str = "Runner",
 def environment() -> dict[str, str]:
     """This process's environment, with this interpreter first on the path: Cog starts its worker as plain `python`."""
     return {**os.environ, "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])}
-
-
-_WORKER = int(re.sub(r"\D", "", os.environ.get("PYTEST_XDIST_WORKER", "")) or 0) % 8
-_TRIED = itertools.count(os.getpid() * 7)
-
-
-def free_port() -> int:
-    """A port that is free now, and that nobody takes until the server that is to listen there has started.
-
-    The system gives those from 32768 on to clients and to whoever asks for any; of those below, each worker of pytest has its own.
-    """
-    while True:
-        port = 10_000 + 2_500 * _WORKER + next(_TRIED) % 2_500
-        with socket.socket() as probe, suppress(OSError):
-            probe.bind((HOST, port))
-            return port
 
 
 def cog_command(port: int, runner: str) -> tuple[list[str], dict[str, str]]:

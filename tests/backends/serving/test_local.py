@@ -23,7 +23,6 @@ from drivetrain.backends.serving.gateway.settings import Scaling
 from drivetrain.backends.serving.local import LocalServing, open_serving
 from drivetrain.errors import ServingError, StageError
 from drivetrain.records import Artifact, DeployOutputs, Reference
-from tests.backends.serving.servers import free_port
 from tests.backends.serving.services import (
     HOST,
     RUNNER,
@@ -36,6 +35,7 @@ from tests.backends.serving.services import (
     settings,
     started,
 )
+from tests.ports import free_port
 
 IDS = map(str, itertools.count())
 TYPED = """

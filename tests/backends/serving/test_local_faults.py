@@ -22,7 +22,6 @@ from drivetrain.backends.serving.gateway.settings import LookingUp, Scaling
 from drivetrain.backends.serving.local import LocalServing
 from drivetrain.errors import ServingError
 from tests.backends.serving.gateways import Clients
-from tests.backends.serving.servers import free_port
 from tests.backends.serving.services import (
     HOST,
     RUNNER,
@@ -35,6 +34,7 @@ from tests.backends.serving.services import (
     settings,
     started,
 )
+from tests.ports import free_port
 
 NOT_TO_BE_OPENED = LookingUp("nowhere:nothing", {})
 """With this no gateway comes up."""

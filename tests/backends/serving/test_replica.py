@@ -16,7 +16,8 @@ from pathlib import Path
 import pytest
 
 from tests.backends.serving.asking import NOT_RUN, child_of, metric, place_of, until, worker_of
-from tests.backends.serving.servers import HOST, Reply, Server, environment, free_port, in_background, parse, running
+from tests.backends.serving.servers import HOST, Reply, Server, environment, in_background, parse, running
+from tests.ports import free_port
 
 RUN_ONCE = """
 import pathlib, time

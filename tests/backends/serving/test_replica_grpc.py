@@ -11,7 +11,8 @@ from kserve.protocol.grpc import grpc_predict_v2_pb2 as theirs
 from kserve.protocol.grpc import grpc_predict_v2_pb2_grpc as stubs
 
 from tests.backends.serving import gateways
-from tests.backends.serving.servers import HOST, free_port
+from tests.backends.serving.servers import HOST
+from tests.ports import free_port
 
 
 def test_a_grpc_call_goes_through_the_gateway_to_the_model_and_back(

@@ -11,7 +11,8 @@ import pytest
 
 from drivetrain.backends.serving.replica import open_inference_pb2 as pb
 from tests.backends.serving.asking import metric, place_of
-from tests.backends.serving.servers import HOST, Server, free_port, running
+from tests.backends.serving.servers import HOST, Server, running
+from tests.ports import free_port
 
 
 @pytest.fixture(scope="module")
