@@ -13,7 +13,7 @@ import click
 
 from drivetrain import deployment, service, wiring
 from drivetrain.backends.images.containers import Container, Containers
-from drivetrain.backends.serving import Endpoint
+from drivetrain.backends.serving import Endpoint, alive
 from drivetrain.cli import examples
 from drivetrain.definition.serving import Serving
 from drivetrain.deployment import Deployed
@@ -38,11 +38,8 @@ def serve(opened: Project, reference: str) -> None:
     token = Path(service.settings(opened.definition, opened.root, opened.state).token_file).read_text()
     container = containers.start(image, part.host, part.port, token)
     try:
-        # 0.0.0.0 is where it listens, and nowhere to ask.
-        host = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(
-            part.host, f"[{part.host}]" if ":" in part.host else part.host
-        )
-        endpoint = Endpoint(opened.definition.name, deployed.revision, f"http://{host}:{container.port}", 0)
+        url = alive.Server(opened.definition.name, part.host, container.port).url
+        endpoint = Endpoint(opened.definition.name, deployed.revision, url, 0)
         _wait_until_ready(containers, container, endpoint.url)
         click.echo(f"{deployed.revision} answers at {endpoint.url}, in container {container.name}; Ctrl-C ends it")
         click.echo("\n".join(examples.curl(opened, endpoint, behind_gateway=False)))
